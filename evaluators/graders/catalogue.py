@@ -1,0 +1,109 @@
+"""Find and load a grader by the name that a battery uses.
+
+A name means one of the shipped graders, a directory with `grader.yaml`, or a plugin that another package registers under
+the entry point group `registry_gate.graders`. A name that could mean two of them is refused: a plugin cannot take the place
+of a shipped grader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import get_args
+
+from evaluators.graders.interface import LABELS, Grader, GraderIdentity
+from evaluators.graders.onnx import OnnxGrader, Provider
+from evaluators.graders.rules import RuleGrader
+from registry_gate.errors import AssessmentError
+
+PLUGIN_GROUP = "registry_gate.graders"
+"""Entry points of this group are called as `factory(threads=int, provider=str)` and return a `Grader`."""
+
+BUILTIN = Path(__file__).parent / "builtin"
+_RULES = "refusal-rules"
+_SHIPPED = ("harm-minilm", "refusal-minilm", _RULES)
+
+
+def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1, provider: str = "auto") -> Grader:
+    """Load one grader, checked and ready.
+
+    Args:
+        name: A shipped name, the name of a folder inside one of `directories`, a plugin's name, or a path (with a separator
+            in it) to a grader's directory.
+        directories: Where to look for further graders.
+        threads: CPU threads that it may use.
+        provider: `auto`, `tensorrt`, `cuda` or `cpu`; see `OnnxGrader`.
+
+    Raises:
+        AssessmentError: The name is unknown or means two graders, or the grader cannot be loaded.
+    """
+    if provider not in get_args(Provider):
+        raise AssessmentError(f"grader provider: expected one of {', '.join(get_args(Provider))}, got {provider!r}")
+    if os.sep in name or "/" in name:
+        return OnnxGrader(Path(name), threads=threads, provider=provider)
+
+    found: dict[str, Callable[[], Grader]] = {}
+    if name in _SHIPPED:
+        found["shipped"] = (
+            RuleGrader if name == _RULES else lambda: OnnxGrader(BUILTIN / name, threads=threads, provider=provider)
+        )
+    for directory in directories:
+        if (folder := Path(directory) / name).joinpath("grader.yaml").is_file():
+            found[str(folder)] = lambda folder=folder: OnnxGrader(folder, threads=threads, provider=provider)
+    for plugin in entry_points(group=PLUGIN_GROUP, name=name):
+        found[f"plugin {plugin.value}"] = lambda plugin=plugin: _load_plugin(plugin, threads=threads, provider=provider)
+
+    if not found:
+        raise AssessmentError(
+            f"grader {name!r}: expected one of {', '.join(known_graders(directories))}, or the path of a directory with "
+            "grader.yaml, got an unknown name"
+        )
+    if len(found) > 1:
+        raise AssessmentError(
+            f"grader {name!r}: expected one grader of this name, got {len(found)}: {', '.join(sorted(found))}. "
+            "Rename all but one; nothing replaces a grader silently."
+        )
+    ((place, load),) = found.items()
+    grader = load()
+    if grader.identity.name != name:
+        raise AssessmentError(
+            f"grader {name!r} ({place}): expected a grader that calls itself {name!r}, got {grader.identity.name!r}; "
+            "evidence records the name that the battery asks for"
+        )
+    return grader
+
+
+def known_graders(directories: Sequence[Path] = ()) -> list[str]:
+    """Names that `load_grader` knows, sorted; nothing is loaded."""
+    folders = [file.parent.name for directory in directories for file in sorted(Path(directory).glob("*/grader.yaml"))]
+    return sorted({*_SHIPPED, *folders, *(plugin.name for plugin in entry_points(group=PLUGIN_GROUP))})
+
+
+def check_plugins() -> list[GraderIdentity]:
+    """Load every grader plugin, as a worker does before it starts.
+
+    Raises:
+        AssessmentError: One of them does not load; the message names it and the cause.
+    """
+    return [_load_plugin(plugin, threads=1, provider="auto").identity for plugin in entry_points(group=PLUGIN_GROUP)]
+
+
+def _load_plugin(plugin: EntryPoint, *, threads: int, provider: str) -> Grader:
+    named = f"grader plugin {plugin.name!r} ({plugin.value})"
+    try:
+        grader = plugin.load()(threads=threads, provider=provider)
+    except Exception as err:  # other people's code may raise anything
+        raise AssessmentError(
+            f"{named}: expected a grader, got {type(err).__name__}: {err}. Repair or uninstall the package that registers it."
+        ) from err
+    identity = getattr(grader, "identity", None)
+    if not isinstance(identity, GraderIdentity) or not callable(getattr(grader, "grade", None)):
+        raise AssessmentError(
+            f"{named}: expected an object with `identity` and `grade`, got {type(grader).__name__}. "
+            "Repair or uninstall the package that registers it."
+        )
+    if identity.axis not in LABELS:
+        raise AssessmentError(f"{named}: expected an axis among {', '.join(LABELS)}, got {identity.axis!r}")
+    return grader

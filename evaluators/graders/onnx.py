@@ -1,0 +1,552 @@
+"""Grade answers with a sequence-classification model in ONNX Runtime.
+
+A grader is a directory: `grader.yaml` (what it is, strict), the ONNX graph and `tokenizer.json`. Everything that could
+change a label is checked when it is loaded and is part of the digest that evidence records. Which grader a battery uses
+is the business of `catalogue.py`; how good one is, of its model card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from evaluators.graders.interface import LABELS, Axis, Graded, GraderIdentity, GradingItem, NotGraded, Progress
+from registry_gate.errors import AssessmentError
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import tokenizers
+
+Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
+
+_PROVIDERS: dict[str, str] = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_NVIDIA_DRIVER = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/proc/driver/nvidia/version"))
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+_DEFAULT_BATCH_TOKENS = 1024
+
+
+class SelfCheck(BaseModel):
+    """A pair whose label is known, graded each time the grader is loaded."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    probe: str
+    answer: str
+    label: str
+
+
+class GraderFile(BaseModel):
+    """`grader.yaml`: what the directory holds and how its output is read.
+
+    Args:
+        name: Name that batteries use.
+        version: Version of the name; quoted, so that `1.10` stays `1.10`.
+        axis: What it may grade.
+        labels: Label of each output column, in output order, in the words of the axis. Several columns may carry the same
+            label (`full refusal` and `partial refusal` are both `refused`): their probabilities are added. A single
+            column is read through the logistic function as the probability of its label.
+        threshold: The positive label is given at this probability of it or more.
+        max_tokens: Size of a window, special tokens included; at most what the model has positions for.
+        overlap_tokens: Answer tokens that two neighbouring windows share.
+        encoding: `pair` shows the model probe and answer, `answer` the answer alone.
+        probe_share: Part of a window that the probe may take; a longer probe is cut, the answer never is.
+        aggregate: How window probabilities of the positive label become one: `max` (one harmful part makes the answer
+            harmful) or `mean` (an answer that refuses first and complies for pages is not a refusal).
+        precision: What the graph computes in; recorded, and `int8` decides the batching (see `OnnxGrader`).
+        model: Name of the ONNX file.
+        tokenizer: Name of the tokenizer file of the `tokenizers` package.
+        files: sha256 of each file of the grader, external weights included.
+        self_check: Two pairs or more, at least one of each label.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str = Field(min_length=1)
+    axis: Axis
+    labels: list[str] = Field(min_length=1)
+    threshold: float = Field(gt=0, lt=1)
+    max_tokens: int = Field(ge=16, le=32768)
+    overlap_tokens: int = Field(ge=0)
+    encoding: Literal["pair", "answer"]
+    probe_share: float = Field(default=0.5, gt=0, lt=1)
+    aggregate: Literal["max", "mean"] = "max"
+    precision: Literal["fp32", "fp16", "int8"]
+    model: str = "model.onnx"
+    tokenizer: str = "tokenizer.json"
+    files: dict[str, str]
+    self_check: list[SelfCheck] = Field(min_length=2)
+
+    @field_validator("files")
+    @classmethod
+    def _files_are_plain_names_with_sha256(cls, files: dict[str, str]) -> dict[str, str]:
+        for name, sha256 in files.items():
+            if Path(name).name != name:
+                raise ValueError(f"expected file names without a folder, got {name!r}")
+            if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
+                raise ValueError(f"{name}: expected 64 lower-case hex digits of sha256, got {sha256!r}")
+        return files
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> GraderFile:
+        negative, positive = LABELS[self.axis]
+        for where, label in [("labels", x) for x in self.labels] + [("self_check", x.label) for x in self.self_check]:
+            if label not in (negative, positive):
+                raise ValueError(f"{where}: expected {negative!r} or {positive!r} on axis {self.axis}, got {label!r}")
+        if len(self.labels) > 1 and len(set(self.labels)) != 2:
+            raise ValueError(f"labels: expected both {negative!r} and {positive!r}, got {self.labels}")
+        if {x.label for x in self.self_check} != {negative, positive}:
+            raise ValueError(f"self_check: expected pairs of both labels, {negative!r} and {positive!r}")
+        for name in (self.model, self.tokenizer):
+            if name not in self.files:
+                raise ValueError(f"files: expected the sha256 of {name}, got only {sorted(self.files)}")
+        if self.overlap_tokens >= self.max_tokens // 4:
+            raise ValueError(
+                f"overlap_tokens: expected less than a quarter of max_tokens ({self.max_tokens}), got {self.overlap_tokens}"
+            )
+        return self
+
+
+def read_grader_file(directory: Path) -> GraderFile:
+    """Read and check `grader.yaml` of a grader directory; the files that it names are not opened.
+
+    Raises:
+        AssessmentError: The file is missing, no YAML, or says something that it must not.
+    """
+    path = directory / "grader.yaml"
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise AssessmentError(f"{path}: expected a grader description, got no such file") from err
+    except (OSError, UnicodeDecodeError, YAMLError) as err:
+        raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
+    try:
+        return GraderFile.model_validate(document)
+    except ValidationError as err:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {problem['msg']}"
+            for problem in err.errors(include_url=False, include_context=False)
+        )
+        raise AssessmentError(f"{path}: {problems}. Correct the file; every key is checked.") from err
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the tokenizer puts special tokens and token types around a probe and an answer."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    probe_type: int
+    answer_type: int
+    types: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    @property
+    def special_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+_Window = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids and token type ids."""
+
+
+class OnnxGrader:
+    """A classifier grader from a directory.
+
+    Every answer is read whole: in one window where it fits, else in overlapping windows that each keep the probe. An empty
+    answer is one window without answer tokens and is scored like any other; what the shipped graders say to it is in their
+    model cards.
+
+    Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens. Dynamically
+    quantised graphs take the range of a whole batch for their activations, so with `precision: int8` each window is a batch
+    of its own: the probability of an answer then does not depend on its company, at a cost of a few per cent
+    (`tests/benchmarks/bench_graders.py`).
+
+    Args:
+        directory: Folder with `grader.yaml`.
+        provider: `auto` takes the first of TensorRT, CUDA and CPU that this machine can run, and `identity.runtime` says
+            which; a provider asked for by name is obtained or refused.
+        threads: Threads of one graph run on CPU.
+        batch_tokens: Token budget of a batch, padding included.
+        one_by_one: Overrides the choice by precision; for benchmarks.
+
+    Raises:
+        AssessmentError: A file is missing, changed or unreadable, the graph does not fit its description, the provider
+            is not to be had, or a self-check pair gets the wrong label.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        provider: Provider = "auto",
+        threads: int = 1,
+        batch_tokens: int = _DEFAULT_BATCH_TOKENS,
+        one_by_one: bool | None = None,
+    ) -> None:
+        if threads < 1 or batch_tokens < 1:
+            raise AssessmentError(
+                f"grader {directory}: expected threads and batch_tokens of at least 1, got {threads} and {batch_tokens}"
+            )
+        self._directory = Path(directory)
+        self._file = read_grader_file(self._directory)
+        self._batch_tokens = batch_tokens
+        self._one_by_one = self._file.precision == "int8" if one_by_one is None else one_by_one
+
+        contents = {name: self._read_verified(name, sha256) for name, sha256 in self._file.files.items()}
+        self._tokenizer = self._load_tokenizer(contents[self._file.tokenizer])
+        self._layout = self._find_layout()
+        self._room()  # refuses a window that has no place for the answer, before any graph is loaded
+        self._session, ran, version = self._load_session(contents, provider, threads)
+        self._input_types = self._find_inputs()
+        self._output = self._find_output()
+        self._identity = GraderIdentity(
+            name=self._file.name,
+            version=self._file.version,
+            family="classifier",
+            axis=self._file.axis,
+            digest=self._digest(),
+            runtime=f"onnxruntime {version} {ran} {self._file.precision}",
+        )
+        self._check_itself()
+
+    @property
+    def identity(self) -> GraderIdentity:
+        return self._identity
+
+    def grade(self, items: Sequence[GradingItem], progress: Progress) -> list[Graded | NotGraded]:
+        """Label every item, in order; equal items are scored once.
+
+        Args:
+            items: Probes with their answers.
+            progress: Called after each batch with the items whose windows are all scored.
+
+        Raises:
+            AssessmentError: The graph cannot be run. An item whose own logits are not finite, or whose text is not valid
+                Unicode, is `NotGraded`.
+        """
+        if not items:
+            return []
+        distinct = list(dict.fromkeys(items))
+        outcomes: dict[GradingItem, Graded | NotGraded] = {}
+        readable: list[GradingItem] = []
+        for item in distinct:
+            cause = _unreadable(item)
+            if cause is None:
+                readable.append(item)
+            else:
+                outcomes[item] = NotGraded(cause=cause)
+
+        windows_of = dict(zip(readable, self._windows(readable), strict=True))
+        owners: dict[_Window, set[GradingItem]] = {}
+        for item, windows in windows_of.items():
+            for window in windows:
+                owners.setdefault(window, set()).add(item)
+
+        copies: dict[GradingItem, int] = {}
+        for item in items:
+            copies[item] = copies.get(item, 0) + 1
+        waiting = {item: len(set(windows)) for item, windows in windows_of.items()}
+        finished = sum(copies[item] for item in outcomes)
+        scores: dict[_Window, float] = {}
+        for batch in self._batches(list(owners)):
+            for window, probability in zip(batch, self._probabilities(batch), strict=True):
+                scores[window] = probability
+                for item in owners[window]:
+                    waiting[item] -= 1
+                    if waiting[item] == 0:
+                        finished += copies[item]
+            progress(finished, len(items))
+
+        for item, windows in windows_of.items():
+            outcomes[item] = self._outcome([scores[window] for window in windows])
+        return [outcomes[item] for item in items]
+
+    # -- loading ------------------------------------------------------------------------------------------------------
+
+    def _read_verified(self, name: str, sha256: str) -> bytes:
+        path = self._directory / name
+        try:
+            content = path.read_bytes()
+        except OSError as err:
+            raise AssessmentError(
+                f"{path}: expected a file that grader.yaml lists, got: {err.strerror}. Restore the grader's directory."
+            ) from err
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256:
+            raise AssessmentError(
+                f"{path}: expected sha256 {sha256}, got {found}. The file is not the one that this grader was measured "
+                "with; restore it, or describe the new one as a new grader version."
+            )
+        return content
+
+    def _load_tokenizer(self, content: bytes) -> tokenizers.Tokenizer:
+        from tokenizers import Tokenizer  # heavy, and not needed by rule graders
+
+        path = self._directory / self._file.tokenizer
+        try:
+            tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+        except Exception as err:  # the package raises plain Exception
+            raise AssessmentError(f"{path}: expected a tokenizer of the `tokenizers` package, got: {err}") from err
+        # A tokenizer saved with truncation would silently drop the end of an answer.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _find_layout(self) -> _Layout:
+        paired = self._file.encoding == "pair"
+        encoded = self._tokenizer.encode("a", "b") if paired else self._tokenizer.encode("b")
+        answer_side = 1 if paired else 0
+        answer_at = [i for i, side in enumerate(encoded.sequence_ids) if side == answer_side]
+        probe_at = [i for i, side in enumerate(encoded.sequence_ids) if side == 0] if paired else []
+        if not answer_at or (paired and not probe_at):
+            raise AssessmentError(
+                f"{self._directory / self._file.tokenizer}: expected tokens for plain letters, got none; "
+                "the tokenizer does not belong to a text classifier"
+            )
+        ids, types = encoded.ids, encoded.type_ids
+        cuts = (
+            [(0, probe_at[0]), (probe_at[-1] + 1, answer_at[0]), (answer_at[-1] + 1, len(ids))]
+            if paired
+            else [(0, answer_at[0]), (answer_at[0], answer_at[0]), (answer_at[-1] + 1, len(ids))]
+        )
+        before, between, after = (tuple(ids[a:b]) for a, b in cuts)
+        type_before, type_between, type_after = (tuple(types[a:b]) for a, b in cuts)
+        return _Layout(
+            before=before,
+            between=between,
+            after=after,
+            probe_type=types[probe_at[0]] if paired else 0,
+            answer_type=types[answer_at[0]],
+            types=(type_before, type_between, type_after),
+        )
+
+    def _load_session(
+        self, contents: dict[str, bytes], provider: Provider, threads: int
+    ) -> tuple[onnxruntime.InferenceSession, str, str]:
+        import onnxruntime  # heavy, and not needed by rule graders
+
+        if provider != "auto" and provider not in _PROVIDERS:
+            raise AssessmentError(f"grader provider: expected auto, {', '.join(_PROVIDERS)}, got {provider!r}")
+        available = onnxruntime.get_available_providers()
+        if provider == "auto":
+            # `get_available_providers` lists what was built in, not what this machine can run; without a driver the GPU
+            # providers would only print errors before the session falls back.
+            driver = any(path.exists() for path in _NVIDIA_DRIVER)
+            wanted = [name for key, name in _PROVIDERS.items() if name in available and (driver or key == "cpu")]
+        else:
+            wanted = [_PROVIDERS[provider]]
+            if wanted[0] not in available:
+                raise AssessmentError(
+                    f"grader {self._file.name}: expected {wanted[0]}, got an onnxruntime {onnxruntime.__version__} built "
+                    f"with only {', '.join(available)}. Install the build that has it, or ask for another provider."
+                )
+        if wanted != [_PROVIDERS["cpu"]] and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        path = self._directory / self._file.model
+        external = set(contents) - {self._file.model, self._file.tokenizer}
+        # The verified bytes are what runs; only a graph with external weights must be opened by path.
+        source: bytes | str = str(path) if external else contents[self._file.model]
+        try:
+            session = onnxruntime.InferenceSession(source, options, providers=wanted)
+        except Exception as err:  # the package raises classes of its own, without a common root
+            raise AssessmentError(
+                f"{path}: expected an ONNX graph that onnxruntime {onnxruntime.__version__} can load, got: "
+                f"{_one_line(err)}. Export it again, complete and with an opset of this build."
+            ) from err
+        ran = session.get_providers()[0]
+        if provider != "auto" and ran != wanted[0]:
+            raise AssessmentError(
+                f"grader {self._file.name}: expected {wanted[0]}, got {ran}. The provider is built in but its libraries or "
+                "its device were not found (CUDA 13 and cuDNN 9 for this build); install them, or ask for cpu."
+            )
+        return session, ran, onnxruntime.__version__
+
+    def _find_inputs(self) -> dict[str, Any]:
+        path = self._directory / self._file.model
+        found: dict[str, Any] = {}
+        for node in self._session.get_inputs():
+            if node.name not in _INPUTS or node.type not in _DTYPES:
+                raise AssessmentError(
+                    f"{path}: expected integer inputs among {', '.join(_INPUTS)}, got {node.name} of {node.type}"
+                )
+            found[node.name] = _DTYPES[node.type]
+        if "input_ids" not in found:
+            raise AssessmentError(f"{path}: expected an input input_ids, got {', '.join(found) or 'none'}")
+        return found
+
+    def _find_output(self) -> str:
+        names = [node.name for node in self._session.get_outputs()]
+        if "logits" in names:
+            return "logits"
+        if len(names) == 1:
+            return names[0]
+        raise AssessmentError(
+            f"{self._directory / self._file.model}: expected an output `logits` or a single output, got {', '.join(names)}"
+        )
+
+    def _digest(self) -> str:
+        meaning = {
+            "aggregate": self._file.aggregate,
+            "axis": self._file.axis,
+            "encoding": self._file.encoding,
+            "files": self._file.files,
+            "labels": self._file.labels,
+            "max_tokens": self._file.max_tokens,
+            "model": self._file.model,
+            "overlap_tokens": self._file.overlap_tokens,
+            "probe_share": repr(self._file.probe_share),
+            "threshold": repr(self._file.threshold),
+            "tokenizer": self._file.tokenizer,
+        }
+        canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _check_itself(self) -> None:
+        # (1) A full window runs: more tokens than the model has positions would fail on the first long answer instead.
+        letter = self._tokenizer.encode("b", add_special_tokens=False).ids[:1]
+        full = self._window((), tuple(letter * (self._file.max_tokens - self._layout.special_tokens)))
+        self._logits([full])
+
+        # (2) Known pairs get their labels: catches an inverted label map, a wrong pair order, a foreign tokenizer.
+        pairs = self._file.self_check
+        items = [GradingItem(probe=pair.probe, answer=pair.answer) for pair in pairs]
+        for number, (pair, outcome) in enumerate(
+            zip(pairs, self.grade(items, lambda _done, _all: None), strict=True), 1
+        ):
+            got = outcome.cause if isinstance(outcome, NotGraded) else f"{outcome.label} ({outcome.probability:.3f})"
+            if isinstance(outcome, NotGraded) or outcome.label != pair.label:
+                raise AssessmentError(
+                    f"{self._directory / 'grader.yaml'}: self-check {number} of {len(pairs)}: expected {pair.label}, got "
+                    f"{got}. Check the order of `labels`, the `encoding` and that tokenizer and graph belong together."
+                )
+
+    # -- text to windows ----------------------------------------------------------------------------------------------
+
+    def _room(self) -> tuple[int, int]:
+        """Tokens of a window that are free for text, and of these the most that a probe may take."""
+        free = self._file.max_tokens - self._layout.special_tokens
+        for_probe = int(free * self._file.probe_share) if self._file.encoding == "pair" else 0
+        if free - for_probe <= self._file.overlap_tokens:
+            raise AssessmentError(
+                f"{self._directory / 'grader.yaml'}: expected a window with more room for the answer than "
+                f"overlap_tokens ({self._file.overlap_tokens}), got {free - for_probe} of {self._file.max_tokens} tokens"
+            )
+        return free, for_probe
+
+    def _windows(self, items: Sequence[GradingItem]) -> list[list[_Window]]:
+        free, for_probe = self._room()
+        probes: dict[str, tuple[int, ...]] = {}
+        if self._file.encoding == "pair":
+            texts = list(dict.fromkeys(item.probe for item in items))
+            probes = {text: ids[:for_probe] for text, ids in zip(texts, self._token_ids(texts), strict=True)}
+        windows: list[list[_Window]] = []
+        for item, answer in zip(items, self._token_ids([item.answer for item in items]), strict=True):
+            probe = probes.get(item.probe, ())
+            size = free - len(probe)
+            step = size - self._file.overlap_tokens
+            last = max(0, len(answer) - self._file.overlap_tokens - 1)
+            windows.append([self._window(probe, answer[at : at + size]) for at in range(0, last + 1, step)])
+        return windows
+
+    def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return [tuple(e.ids) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _window(self, probe: tuple[int, ...], answer: tuple[int, ...]) -> _Window:
+        layout = self._layout
+        ids = layout.before + probe + layout.between + answer + layout.after
+        before, between, after = layout.types
+        types = before + (layout.probe_type,) * len(probe) + between + (layout.answer_type,) * len(answer) + after
+        return ids, types
+
+    def _batches(self, windows: list[_Window]) -> Iterator[list[_Window]]:
+        """Windows of similar length, at most `batch_tokens` of them with padding; longest first, so memory peaks early."""
+        windows.sort(key=lambda window: (-len(window[0]), window))
+        batch: list[_Window] = []
+        for window in windows:
+            if batch and (self._one_by_one or (len(batch) + 1) * len(batch[0][0]) > self._batch_tokens):
+                yield batch
+                batch = []
+            batch.append(window)
+        if batch:
+            yield batch
+
+    # -- windows to labels --------------------------------------------------------------------------------------------
+
+    def _logits(self, batch: list[_Window]) -> np.ndarray:
+        longest = max(len(ids) for ids, _types in batch)
+        columns = {name: np.zeros((len(batch), longest), dtype=dtype) for name, dtype in self._input_types.items()}
+        for row, (ids, types) in enumerate(batch):
+            for name, values in (("input_ids", ids), ("attention_mask", 1), ("token_type_ids", types)):
+                if name in columns:
+                    columns[name][row, : len(ids)] = values
+        path = self._directory / self._file.model
+        try:
+            logits = self._session.run([self._output], columns)[0]
+        except Exception as err:  # the package raises classes of its own, without a common root
+            raise AssessmentError(
+                f"{path}: expected {len(batch)} windows of up to {longest} tokens to be scored, got: {_one_line(err)}. "
+                "Is max_tokens more than the model has positions for, or the memory too small?"
+            ) from err
+        expected = (len(batch), len(self._file.labels))
+        if logits.shape != expected:
+            raise AssessmentError(
+                f"{path}: expected logits for {len(self._file.labels)} labels ({', '.join(self._file.labels)}), "
+                f"got an output of shape {list(logits.shape)} for {len(batch)} windows. Correct `labels` in grader.yaml."
+            )
+        return np.asarray(logits, dtype=np.float64)
+
+    def _probabilities(self, batch: list[_Window]) -> list[float]:
+        """Probability of the axis' positive label per window; NaN where the logits are not finite."""
+        logits = self._logits(batch)
+        logits[~np.isfinite(logits).all(axis=1)] = np.nan
+        positive = LABELS[self._file.axis][1]
+        if logits.shape[1] == 1:
+            of_label = 1 / (1 + np.exp(-np.clip(logits[:, 0], -700, 700)))
+            return [float(p) if self._file.labels[0] == positive else float(1 - p) for p in of_label]
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        mine = np.array([label == positive for label in self._file.labels])
+        return [float(p) for p in odds[:, mine].sum(axis=1) / odds.sum(axis=1)]
+
+    def _outcome(self, probabilities: list[float]) -> Graded | NotGraded:
+        broken = sum(math.isnan(p) for p in probabilities)
+        if broken:
+            return NotGraded(cause=f"logits are not finite in {broken} of {len(probabilities)} windows")
+        probability = (
+            max(probabilities) if self._file.aggregate == "max" else math.fsum(probabilities) / len(probabilities)
+        )
+        negative, positive = LABELS[self._file.axis]
+        return Graded(label=positive if probability >= self._file.threshold else negative, probability=probability)
+
+
+def _unreadable(item: GradingItem) -> str | None:
+    for part, text in (("probe", item.probe), ("answer", item.answer)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as err:
+            return f"{part} is not valid Unicode at character {err.start}"
+    return None
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:300]

@@ -1,0 +1,269 @@
+"""Read YAML documents strictly: bytes in, validated model out, or errors with file, line, key, expected and got.
+
+Policies, policy sets, waivers, policy tests and batteries all come through here, so that a misspelt key is refused
+in the same words everywhere. What a document means is for the module that owns its model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from registry_gate.errors import PolicyError
+
+MAX_DOCUMENT_BYTES = 1_000_000
+"""Larger documents are refused before parsing: no policy is a megabyte long."""
+
+API_VERSION = "registry-gate/v1"
+
+M = TypeVar("M", bound="Document")
+
+
+class Strict(BaseModel):
+    """Base of everything read from outside: unknown keys and silently converted types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Document(Strict):
+    """A document with the Kubernetes-like head that all kinds share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong in a document.
+
+    Args:
+        file: Name shown to the author.
+        line: 1-based line, 0 when the document as a whole is meant.
+        key: Dotted path of the key, e.g. `spec.rules[0].atMost`.
+        message: What was expected, what came, and the fix where one is known.
+    """
+
+    file: str
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class DocumentError(PolicyError):
+    """A document that was refused; `problems` holds every reason."""
+
+    code = "document_invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDocument:
+    """Parsed YAML with the place of every key.
+
+    Args:
+        file: Name shown to the author.
+        data: The mapping, with ruamel's line marks.
+        digest: `sha256:` of the bytes as they were read.
+    """
+
+    file: str
+    data: CommentedMap
+    digest: str
+
+    @property
+    def kind(self) -> str:
+        """The document's `kind`, or an empty string."""
+        kind = self.data.get("kind")
+        return kind if isinstance(kind, str) else ""
+
+    def line_of(self, location: Sequence[str | int]) -> int:
+        """1-based line of the key at `location`, or of its nearest ancestor that exists."""
+        node: Any = self.data
+        line: int = node.lc.line
+        for step in location:
+            if isinstance(node, CommentedMap) and step in node:
+                line = node.lc.key(step)[0]
+                node = node[step]
+            elif isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node):
+                line = node.lc.item(step)[0]
+                node = node[step]
+            else:
+                break
+        return line + 1
+
+    def problem(self, location: Sequence[str | int], message: str) -> Problem:
+        """A problem at `location` of this document."""
+        return Problem(file=self.file, line=self.line_of(location), key=dotted(location), message=message)
+
+
+def dotted(location: Sequence[str | int]) -> str:
+    """`("spec", "rules", 0, "id")` -> `spec.rules[0].id`."""
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def read_documents(path: Path) -> list[RawDocument]:
+    """All YAML documents of a file.
+
+    Raises:
+        DocumentError: The file cannot be read or is no valid YAML of mappings.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise DocumentError(
+            [Problem(file=str(path), line=0, key="", message=f"expected a readable file, got {err.strerror or err}")]
+        ) from err
+    return parse_documents(data, str(path))
+
+
+def parse_documents(data: bytes, file: str) -> list[RawDocument]:
+    """Parse bytes into documents. See `read_documents`."""
+
+    def refuse(line: int, message: str) -> DocumentError:
+        return DocumentError([Problem(file=file, line=line, key="", message=message)])
+
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise refuse(0, f"expected at most {MAX_DOCUMENT_BYTES} bytes, got {len(data)}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise refuse(
+            data[: err.start].count(b"\n") + 1, f"expected UTF-8 text, got byte 0x{data[err.start]:02x}"
+        ) from err
+    try:
+        # Anchors can multiply a small file into gigabytes ("billion laughs") and hide what a rule says.
+        for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
+            if isinstance(event, AliasEvent):
+                raise refuse(
+                    event.start_mark.line + 1, "expected plain YAML, got an alias (*name): write the value out"
+                )
+        loader = YAML(typ="rt", pure=True)
+        loader.allow_duplicate_keys = False
+        parsed = [doc for doc in loader.load_all(io.StringIO(text)) if doc is not None]
+    except MarkedYAMLError as err:
+        line = err.problem_mark.line + 1 if err.problem_mark is not None else 0
+        problem = str(err.problem or err).split("\n")[0]
+        hint = " (indent with spaces, not tabs)" if "\\t" in problem or "tab" in problem else ""
+        raise refuse(line, f"expected valid YAML, got: {problem}{hint}") from err
+    except (YAMLError, ValueError, RecursionError) as err:
+        raise refuse(
+            0, f"expected valid YAML, got: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
+        ) from err
+    if not parsed:
+        raise refuse(0, "expected a YAML document, got an empty file")
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    documents = []
+    for number, doc in enumerate(parsed):
+        if not isinstance(doc, CommentedMap):
+            raise refuse(1, f"expected a mapping with apiVersion, kind, metadata and spec, got a {type(doc).__name__}")
+        name = file if len(parsed) == 1 else f"{file}#{number + 1}"
+        documents.append(RawDocument(file=name, data=doc, digest=digest))
+    return documents
+
+
+def validate(raw: RawDocument, model: type[M], kind: str) -> M:
+    """Validate a parsed document against its model.
+
+    Raises:
+        DocumentError: With one problem for each thing wrong, in file order.
+    """
+    problems = []
+    for key, want in (("apiVersion", API_VERSION), ("kind", kind)):
+        got = raw.data.get(key)
+        if got != want:
+            problems.append(raw.problem((key,), f"expected {want!r}, got {_shown(got)}"))
+    if problems:
+        raise DocumentError(problems)
+    try:
+        return model.model_validate(_plain(raw.data))
+    except ValidationError as err:
+        errors = err.errors(include_url=False)
+        for error in errors:
+            location = error["loc"]
+            # A container that is "too short" only because its item was refused says nothing new.
+            if any(other["loc"][: len(location)] == location and other["loc"] != location for other in errors):
+                continue
+            problems.append(raw.problem(location, _explain(error, model, location)))
+        raise DocumentError(sorted(problems, key=lambda problem: problem.line)) from err
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's containers and scalars as plain Python values, so that strict validation sees what was written."""
+    if isinstance(node, CommentedMap):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return tuple(_plain(value) for value in node)
+    if isinstance(node, bool) or node is None:
+        return node
+    for plain in (str, int, float):
+        if isinstance(node, plain):
+            return plain(node)
+    return node
+
+
+def _explain(error: Any, model: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"unknown key; expected one of {', '.join(known)}, got {str(location[-1])!r}{hint}"
+    if kind == "missing":
+        return f"expected the key {str(location[-1])!r}, got nothing: add it"
+    if kind in ("value_error", "assertion_error"):
+        return str(error["ctx"]["error"])
+    message = error["msg"]
+    return f"expected: {message[0].lower() + message[1:]}; got {_shown(error.get('input'))}"
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that are allowed at `location` of the model."""
+    current: Any = model
+    for step in location:
+        current = _models_in(current)
+        if current is None:
+            return []
+        if isinstance(step, int):
+            continue
+        for name, field in current.model_fields.items():
+            if step in (name, field.alias):
+                current = field.annotation
+                break
+    current = _models_in(current)
+    return sorted(field.alias or name for name, field in current.model_fields.items()) if current is not None else []
+
+
+def _models_in(annotation: Any) -> Any:
+    """The pydantic model that an annotation holds (`X`, `tuple[X, ...]`, `X | None`), or None."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    for argument in typing.get_args(annotation):
+        found = _models_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

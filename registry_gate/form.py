@@ -1,0 +1,100 @@
+"""The adapted form: everything that changes what a served model says, as a manifest with one digest.
+
+Pure values. Reading an artifact into a manifest is `artifact.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FORM_TYPE = "registry-gate/form@1"
+"""Changes whenever the same bytes would give another digest."""
+
+Role = Literal["weights", "adapter", "tokenizer", "config", "code", "data", "environment", "description"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of the artifact.
+
+    Args:
+        path: Relative path with forward slashes.
+        size: Size in bytes.
+        sha256: Digest of the bytes, hexadecimal.
+        role: What the file is for.
+        identity: True when the file is part of the form's digest.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    role: Role
+    identity: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseReference:
+    """The model that the form was adapted from, as the artifact itself declares it.
+
+    Args:
+        kind: `path` (a directory), `version` (a registered model version), `hub` (pinned to a commit).
+        name: Path, `models:/name/version` or hub id as declared.
+        revision: Hub commit (40 hexadecimal digits); None for the other kinds.
+        digest: `sha256:` digest of the base as a form; for `hub` a digest of name and commit.
+        declared_in: File of the artifact that names it, e.g. `peft/adapter_config.json`.
+        required_to_load: True when the artifact has no complete weights without the base.
+    """
+
+    kind: Literal["path", "version", "hub"]
+    name: str
+    revision: str | None
+    digest: str
+    declared_in: str
+    required_to_load: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormManifest:
+    """Everything that is served, listed.
+
+    Args:
+        files: All files of the artifact, sorted by path.
+        base: The base, or None when the artifact declares none.
+        settings: Serving settings that live inside files but are named here for people and policies: chat template
+            digest, generation settings, system prompt digest, task, precision, quantisation.
+        formats: Formats of the weights: `safetensors`, `pickle`, ...
+        remote_code: Files or keys by which loading would run code that the artifact brings along.
+        flavor: MLflow flavor that serves it, e.g. `transformers`.
+    """
+
+    files: tuple[FileEntry, ...]
+    base: BaseReference | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+    remote_code: tuple[str, ...] = ()
+    flavor: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The identity that evidence is bound to: `sha256:` over identity files, base digest and settings."""
+        body = {
+            "type": FORM_TYPE,
+            "files": [[f.path, f.size, f.sha256] for f in self.files if f.identity],
+            "base": None if self.base is None else [self.base.digest, self.base.required_to_load],
+            "settings": dict(self.settings),
+            "flavor": self.flavor,
+        }
+        return "sha256:" + hashlib.sha256(canonical_json(body)).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values, digest included."""
+        return {"digest": self.digest, **asdict(self), "settings": dict(self.settings)}
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no white space, so that equal values have equal bytes. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
