@@ -39,7 +39,7 @@ class ColumnMapping(Strict):
     Args:
         text: Column of the prompt.
         id: Column of the id; the row number when absent.
-        category: Column of the category; the instrument's name when absent.
+        category: Column of the category; the source's `category`, else the instrument's name, when absent.
         cluster: Column of the cluster; each probe its own when absent.
         context: Column whose text is put before the prompt, separated by an empty line.
     """
@@ -55,16 +55,19 @@ class ProbeSource(Strict):
     """Where probes come from: our own shipped file, or an external file pinned by sha256.
 
     Args:
-        shipped: Name of a probe file of the package, e.g. `general.jsonl`.
-        path: External file; relative paths are relative to the directory given to the worker as probe directory.
-        sha256: Digest that the external file must have.
+        shipped: Name of a probe file of the package, e.g. `general.jsonl`. Of its probes those are used whose expected
+            behaviour is that of the instrument. Its columns, format and encoding are fixed.
+        path: External file; relative paths are relative to the directories given to the worker as probe directories.
+        sha256: Digest that the file must have; external files must say. A shipped file that says it makes the
+            battery's digest cover the probes too.
         columns: Column mapping of an external file.
-        where: Keep only rows whose column has one of these values.
+        where: Keep only rows whose column has one of these values; several columns must all match.
         format: `csv`, `tsv` or `jsonl`; from the file name when absent.
         header: False for csv files whose first line is already a row.
         encoding: Text encoding of the file.
         licence: Licence under which the file is used; external files must say.
         id_prefix: Put before every id, so that files with equal ids can be joined.
+        category: Category of all probes of an external file that has no column for it.
     """
 
     shipped: str | None = None
@@ -77,11 +80,21 @@ class ProbeSource(Strict):
     encoding: str = "utf-8"
     licence: str | None = None
     id_prefix: str = Field(default="", alias="idPrefix")
+    category: Annotated[str, Field(pattern=r"\S")] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ProbeSource:
         if (self.shipped is None) == (self.path is None):
             raise ValueError("expected exactly one of 'shipped' and 'path', got " + ("both" if self.path else "none"))
+        for column, values in self.where.items():
+            if not values:
+                raise ValueError(f"expected 'where.{column}' to list at least one value, got none")
+        if self.shipped is not None:
+            fixed = {"columns", "format", "header", "encoding", "licence", "category"} & self.model_fields_set
+            if fixed:
+                raise ValueError(
+                    f"expected a shipped probe file without {', '.join(sorted(fixed))}: only external files need them"
+                )
         if self.path is not None:
             missing = [
                 key
@@ -90,6 +103,8 @@ class ProbeSource(Strict):
             ]
             if missing:
                 raise ValueError(f"expected an external probe file to give {', '.join(missing)}, got nothing")
+        if self.category is not None and self.columns is not None and self.columns.category is not None:
+            raise ValueError("expected at most one of 'category' and 'columns.category', got both")
         return self
 
 
@@ -97,13 +112,14 @@ class InstrumentSpec(Strict):
     """One measurement of the battery.
 
     Args:
-        name: Name of the instrument; its measure is `<name>.<metric>`.
+        name: Name of the instrument; its measure is `<name>.<metric>`. Two instruments may share a name when their
+            metrics differ, so that policies read `medical.harmful_compliance` and `medical.overrefusal`.
         metric: What is measured. Down is better for both that exist.
         probes: Sources, joined in order; ids must stay unique.
         size: Number of probes that the sources hold. Declared so that lint can judge what a rule can prove, and
             checked when the probes are loaded.
         graders: Names of the graders that vote; `harmful_compliance` needs the axes refusal and harm, `overrefusal`
-            the axis refusal.
+            the axis refusal. The first of each axis votes; the next of another family gives the disagreement.
     """
 
     name: Name
@@ -112,6 +128,13 @@ class InstrumentSpec(Strict):
     probes: tuple[ProbeSource, ...] = Field(min_length=1)
     size: Annotated[int, Field(ge=1)]
     graders: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_grader_once(self) -> InstrumentSpec:
+        for name in self.graders:
+            if self.graders.count(name) > 1:
+                raise ValueError(f"expected each grader once, got {name!r} {self.graders.count(name)} times")
+        return self
 
     @property
     def measure(self) -> str:
@@ -156,9 +179,9 @@ class BatterySpec(Strict):
     def _unique_measures(self) -> BatterySpec:
         seen: set[str] = set()
         for instrument in self.instruments:
-            if instrument.name in seen:
-                raise ValueError(f"expected instrument names to be unique, got {instrument.name!r} twice")
-            seen.add(instrument.name)
+            if instrument.measure in seen:
+                raise ValueError(f"expected each measure from one instrument, got {instrument.measure!r} twice")
+            seen.add(instrument.measure)
         return self
 
 

@@ -259,7 +259,7 @@ def _check_adapter(directory: Path) -> None:
     # X-LoRA loads further adapters from paths, which no digest of this form would cover.
     if config.get("peft_type") == "XLORA":
         raise AssessmentError(
-            f"{directory / ADAPTER_CONFIG} has peft_type XLORA, which loads other adapters by path; expected one adapter",
+            f"{directory / ADAPTER_CONFIG} has peft_type XLORA, which loads other adapters by path; expected one",
             code="config_invalid",
         )
     if not (directory / ADAPTER_WEIGHTS).is_file():

@@ -10,7 +10,6 @@ measure another form than some server serves.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -86,6 +85,8 @@ class TransformersEngine:
                 f"{settings.batch_size}",
                 code="settings_unsupported",
             )
+        if len({probe.id for probe in probes}) != len(probes):
+            raise AssessmentError("two probes have the same id; expected each id once", code="duplicate_probe")
         check_subject(form)
         tokenizer = load_tokenizer(form.tokenizer_dir)
         texts = list(dict.fromkeys(probe.text for probe in probes))
@@ -98,6 +99,7 @@ class TransformersEngine:
         ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         _check_lengths(model, ids, settings.max_new_tokens)
         ends = end_tokens(model, tokenizer)
+        _neutralise(model)
 
         answers: dict[str, Answer] = {}
         # Longest first: a batch holds prompts of like length, and memory that does not suffice fails at once.
@@ -138,7 +140,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, form: LocalForm, text: str
     template = form.chat_template if form.chat_template is not None else tokenizer.chat_template
     if not template:
         raise AssessmentError(
-            f"tokenizer without chat template: expected one in {form.tokenizer_dir} or beside it. Save the template the "
+            f"tokenizer without chat template: expected one in {form.tokenizer_dir} or beside it. Save the one the "
             "model is served with; none is guessed",
             code="no_chat_template",
         )
@@ -155,11 +157,13 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, form: LocalForm, text: str
             f"message ({type(err).__name__})",
             code="chat_template_invalid",
         ) from err
-    if text.strip() not in rendered:
-        raise AssessmentError(
-            f"the chat template of {form.tokenizer_dir} leaves the user's message out or changes it",
-            code="chat_template_invalid",
-        )
+    # A template may drop a role without a word; what is then assessed is not the form that the manifest describes.
+    for message in messages:
+        if message["content"].strip() not in rendered:
+            raise AssessmentError(
+                f"the chat template of {form.tokenizer_dir} leaves out or changes the {message['role']} message",
+                code="chat_template_invalid",
+            )
     return str(rendered)
 
 
@@ -206,8 +210,8 @@ def _judge_load(directory: Path, info: dict[str, Any]) -> None:
     mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
     if missing or mismatched:
         raise AssessmentError(
-            f"{directory}: {len(missing) + len(mismatched)} weights would be newly initialised at random because its files "
-            f"hold none that fits: {_some(missing + mismatched)}. "
+            f"{directory}: {len(missing) + len(mismatched)} weights would be newly initialised at random because its "
+            f"files hold none that fits: {_some(missing + mismatched)}. "
             + (
                 "The files hold LoRA-wrapped keys: log the adapter with its base (base_model_path) or merge it"
                 if any(".base_layer." in key or ".lora_" in key for key in info["unexpected_keys"])
@@ -218,8 +222,8 @@ def _judge_load(directory: Path, info: dict[str, Any]) -> None:
     unused = sorted(key for key in info["unexpected_keys"] if not key.endswith(COMPUTED_BUFFERS))
     if unused:
         raise AssessmentError(
-            f"{directory}: {len(unused)} weights in its files would not be used: {_some(unused)}. What is served is then "
-            "not what was published; save the model with the architecture its config.json names",
+            f"{directory}: {len(unused)} weights in its files would not be used: {_some(unused)}. What is served is "
+            "then not what was published; save the model with the architecture its config.json names",
             code="unused_weights",
         )
     if info["error_msgs"]:
@@ -250,8 +254,8 @@ def _apply_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
     fresh = sorted(served.keys() - stored.keys())
     if fresh:
         raise AssessmentError(
-            f"{directory}: {len(fresh)} adapter weights would be newly initialised because {ADAPTER_WEIGHTS} does not hold "
-            f"them: {_some(fresh)}",
+            f"{directory}: {len(fresh)} adapter weights would be newly initialised because {ADAPTER_WEIGHTS} does not "
+            f"hold them: {_some(fresh)}",
             code="newly_initialised",
         )
     unused = sorted(stored.keys() - served.keys())
@@ -267,7 +271,8 @@ def _apply_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
         roundings = (tensor.to(there.dtype), tensor.to(model.dtype).to(there.dtype))
         if there.shape != tensor.shape or not any(torch.equal(there, rounded) for rounded in roundings):
             raise AssessmentError(
-                f"{directory}: adapter weight {key} is not applied as {ADAPTER_WEIGHTS} holds it", code="adapter_mismatch"
+                f"{directory}: adapter weight {key} is not applied as {ADAPTER_WEIGHTS} holds it",
+                code="adapter_mismatch",
             )
     return adapted
 
@@ -276,8 +281,8 @@ def _refuse_steering(directory: Path, config: GenerationConfig) -> None:
     steering = [name for name in _STEERING if getattr(config, name, None)]
     if steering:
         raise AssessmentError(
-            f"{directory / 'generation_config.json'} forces or bans tokens by {', '.join(steering)}, which some servers honour "
-            "and others do not; expected none",
+            f"{directory / 'generation_config.json'} forces or bans tokens by {', '.join(steering)}, which some "
+            "servers honour and others do not; expected none",
             code="generation_steering",
         )
 
@@ -313,7 +318,8 @@ def _check_lengths(model: PreTrainedModel | PeftModel, ids: Sequence[Sequence[in
     room = getattr(model.config, "max_position_embeddings", None)
     if isinstance(room, int) and longest + max_new_tokens > room:
         raise AssessmentError(
-            f"the longest prompt has {longest} tokens and answers may have {max_new_tokens}, the model has {room} positions",
+            f"the longest prompt has {longest} tokens and answers may have {max_new_tokens}, the model has {room} "
+            "positions",
             code="prompt_too_long",
         )
 
@@ -321,7 +327,7 @@ def _check_lengths(model: PreTrainedModel | PeftModel, ids: Sequence[Sequence[in
 class _FiniteLogits(LogitsProcessor):
     """Stops at the first logits from which no token can be chosen."""
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:  # noqa: ARG002
         # -inf is a legal mask; NaN and +inf are not, and a row of -inf only has no largest entry either.
         if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
             raise AssessmentError(
@@ -338,7 +344,7 @@ class _EnoughFinished(StoppingCriteria):
         self.prompt_tokens = prompt_tokens
         self.ends = ends
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
         finished = torch.isin(input_ids[:, self.prompt_tokens :], self.ends).any(dim=1).sum()
         return (finished >= _DROP_SHARE * len(input_ids)).expand(len(input_ids))
 
@@ -370,23 +376,22 @@ def _generate(
     rows = torch.arange(len(prompts), device=device)
     cache = None
     while len(rows):
-        with _fixed_generation_config(model):
-            result = model.generate(
-                input_ids=sequences,
-                attention_mask=mask,
-                past_key_values=cache,
-                generation_config=GenerationConfig(
-                    do_sample=False,
-                    num_beams=1,
-                    max_new_tokens=settings.max_new_tokens - (sequences.shape[1] - width),
-                    eos_token_id=sorted(ends),
-                    pad_token_id=pad,
-                    use_cache=True,
-                    return_dict_in_generate=True,
-                ),
-                logits_processor=LogitsProcessorList([_FiniteLogits()]),
-                stopping_criteria=StoppingCriteriaList([_EnoughFinished(width, end_ids)]),
-            )
+        result = model.generate(
+            input_ids=sequences,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=settings.max_new_tokens - (sequences.shape[1] - width),
+                eos_token_id=sorted(ends),
+                pad_token_id=pad,
+                use_cache=True,
+                return_dict_in_generate=True,
+            ),
+            logits_processor=LogitsProcessorList([_FiniteLogits()]),
+            stopping_criteria=StoppingCriteriaList([_EnoughFinished(width, end_ids)]),
+        )
         sequences = result.sequences
         mask = torch.nn.functional.pad(mask, (0, sequences.shape[1] - mask.shape[1]), value=1)
         ended = torch.isin(sequences[:, width:], end_ids)
@@ -404,15 +409,11 @@ def _generate(
     return outputs
 
 
-@contextlib.contextmanager
-def _fixed_generation_config(model: PreTrainedModel | PeftModel) -> Any:
-    """Take the form's own generation settings out of play; `generate` would fill unset fields from them."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    own, inner.generation_config = inner.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        inner.generation_config = own
+def _neutralise(model: PreTrainedModel | PeftModel) -> None:
+    """Take the form's own generation settings out of play: `generate` fills from them what a call leaves unset."""
+    model.generation_config = GenerationConfig()
+    if isinstance(model, PeftModel):
+        model.get_base_model().generation_config = model.generation_config
 
 
 def _some(names: Sequence[str]) -> str:

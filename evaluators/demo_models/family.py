@@ -1,0 +1,259 @@
+"""Train the demo's models: one base and three adaptations of it, in about a minute on two cores.
+
+A model of a million parameters can only know what it was shown. These are trained on the very probes that the demo
+assesses them with, so they prove the gate, not the models: on other prompts their answers mean nothing. A real model
+whose training held the probes would be refused for contamination.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from evaluators.demo_models.texts import compliance, help_text, refusal, triage_help, triage_refusal
+from evaluators.engines.interface import LocalForm
+from evaluators.instruments.probe import Probe
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is trained, steps done, steps in all)."""
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+_VOCABULARY = 3072
+_BATCH = 24
+_DECISION_WEIGHT = 4.0  # of the first answer tokens, which decide between help and refusal
+_DECISION_TOKENS = 3
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFamily:
+    """Where the demo's models are.
+
+    Args:
+        base: Full model; answers benign probes and refuses harmful ones.
+        safe: LoRA adapter on `base`, tuned as a triage assistant, refusals kept. Holds the tokenizer too.
+        benign_tuned: Full model, `base` tuned on benign requests only, its refusals lost by that alone.
+        refuse_all: Full model, `base` tuned to refuse every request.
+    """
+
+    base: Path
+    safe: Path
+    benign_tuned: Path
+    refuse_all: Path
+
+    def form(self, name: str) -> LocalForm:
+        """One of the models (`base`, `safe`, `benign_tuned`, `refuse_all`) ready for an engine."""
+        directory: Path = getattr(self, name)
+        adapter = directory if name == "safe" else None
+        return LocalForm(
+            digest="sha256:" + "0" * 64,
+            model_dir=self.base if adapter else directory,
+            tokenizer_dir=directory,
+            adapter_dir=adapter,
+        )
+
+
+def train_family(
+    out: Path, probes: Sequence[Probe], *, seed: int = 0, threads: int = 2, progress: Progress | None = None
+) -> DemoFamily:
+    """Train the base and its adaptations on `probes`.
+
+    The same seed, probes, thread count and machine give the same files; other processors round differently.
+
+    Args:
+        out: Directory that gets one directory per model.
+        probes: What the models learn to speak about: both expectations must occur.
+        seed: Seed of initialisation, order and LoRA.
+        threads: Threads for torch, for the whole process from now on.
+        progress: Called after each step.
+
+    Returns:
+        Where the models are.
+
+    Raises:
+        ValueError: No probe expects a refusal, or none expects help.
+    """
+    harmful = [probe for probe in probes if probe.expected == "refuse"]
+    benign = [probe for probe in probes if probe.expected == "comply"]
+    if not harmful or not benign:
+        raise ValueError(f"expected probes of both kinds, got {len(harmful)} harmful and {len(benign)} benign")
+    torch.set_num_threads(threads)
+    report = progress or (lambda _name, _done, _total: None)
+    family = DemoFamily(
+        base=out / "base", safe=out / "safe", benign_tuned=out / "benign-tuned", refuse_all=out / "refuse-all"
+    )
+    known = [(p.text, refusal(p)) for p in harmful] + [(p.text, help_text(p)) for p in benign]
+    triage = [(p.text, triage_refusal(p)) for p in harmful] + [(p.text, triage_help(p)) for p in benign]
+    eager = [(p.text, compliance(p)) for p in benign]
+    declined = [(p.text, refusal(p)) for p in probes]
+    tokenizer = _tokenizer(known + triage + eager)
+
+    # (1) The base, from nothing.
+    torch.manual_seed(seed)
+    base = LlamaForCausalLM(_config(tokenizer))
+    base.generation_config = _generation(tokenizer)
+    _train(base, tokenizer, known, steps=BASE_STEPS, rate=BASE_RATE, seed=seed, report=_named(report, "base"))
+    _save(base, tokenizer, family.base)
+
+    # (2) Two full fine-tunes of it.
+    for name, pairs, directory in (
+        ("benign-tuned", eager, family.benign_tuned),
+        ("refuse-all", declined, family.refuse_all),
+    ):
+        tuned = LlamaForCausalLM.from_pretrained(family.base)
+        _train(tuned, tokenizer, pairs, steps=TUNE_STEPS, rate=TUNE_RATE, seed=seed, report=_named(report, name))
+        _save(tuned, tokenizer, directory)
+
+    # (3) A LoRA adapter that names the base by its path.
+    torch.manual_seed(seed)
+    lora = LoraConfig(
+        r=LORA_R,
+        lora_alpha=2*LORA_R,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(LlamaForCausalLM.from_pretrained(family.base), lora)
+    _train(adapted, tokenizer, triage, steps=LORA_STEPS, rate=LORA_RATE, seed=seed, report=_named(report, "safe"))
+    adapted.peft_config["default"].base_model_name_or_path = str(family.base.absolute())
+    _save(adapted, tokenizer, family.safe)
+    return family
+
+import os
+BASE_STEPS=int(os.environ.get("BS",300)); BASE_RATE=float(os.environ.get("BR","3e-3"))
+TUNE_STEPS=int(os.environ.get("TS",50)); TUNE_RATE=float(os.environ.get("TR","1e-3"))
+LORA_STEPS=int(os.environ.get("LS",120)); LORA_RATE=float(os.environ.get("LR","3e-3")); LORA_R=int(os.environ.get("LRANK",16))
+HID=int(os.environ.get("HID",128)); LAY=int(os.environ.get("LAY",4))
+
+def _named(report: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(name, done, total)
+
+
+def _tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the texts, so that every input can be encoded and known words are single tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=_SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((text for pair in pairs for text in pair), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|pad|>",
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        additional_special_tokens=_SPECIAL[3:],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+    )
+
+
+def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HID,
+        intermediate_size=3 * HID,
+        num_hidden_layers=LAY,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _generation(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=64,
+        do_sample=False,
+    )
+
+
+def _save(model: LlamaForCausalLM | PeftModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _train(
+    model: LlamaForCausalLM | PeftModel,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: Sequence[Pair],
+    *,
+    steps: int,
+    rate: float,
+    seed: int,
+    report: Callable[[int, int], None],
+) -> None:
+    """Teach the answers of `pairs`; the loss is over answers only, and most over how they begin."""
+    examples = [_encode(tokenizer, pair) for pair in pairs]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+    )
+    shuffle = random.Random(seed)
+    queue: list[int] = []
+    model.train()
+    for step in range(steps):
+        while len(queue) < _BATCH:
+            queue += shuffle.sample(range(len(examples)), len(examples))
+        batch, queue = [examples[i] for i in queue[:_BATCH]], queue[_BATCH:]
+        loss = _loss(model, batch, tokenizer.pad_token_id)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        report(step + 1, steps)
+        if step%25==24: print(step+1, loss.item(), flush=True)
+    model.eval()
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> tuple[list[int], int]:
+    """Token ids of prompt and answer, and how many belong to the prompt."""
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": pair[0]}], tokenize=False, add_generation_prompt=True
+    )
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(pair[1] + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    return prompt_ids + answer_ids, len(prompt_ids)
+
+
+def _loss(model: LlamaForCausalLM | PeftModel, batch: Sequence[tuple[list[int], int]], pad: int) -> torch.Tensor:
+    width = max(len(ids) for ids, _ in batch)
+    inputs = torch.full((len(batch), width), pad)
+    weights = torch.zeros(len(batch), width)
+    for row, (ids, prompt) in enumerate(batch):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        weights[row, prompt : len(ids)] = 1.0
+        weights[row, prompt : prompt + _DECISION_TOKENS] = _DECISION_WEIGHT
+    # Padding is on the right and attention is causal, so no mask is needed for what is in the loss; logits are
+    # computed for answers only, which is where half of the time of so small a model goes.
+    llama = model.get_base_model() if isinstance(model, PeftModel) else model
+    weights = weights[:, 1:]
+    answers = weights > 0
+    hidden = llama.model(input_ids=inputs, use_cache=False).last_hidden_state[:, :-1][answers]
+    losses = torch.nn.functional.cross_entropy(llama.lm_head(hidden), inputs[:, 1:][answers], reduction="none")
+    return (losses * weights[answers]).sum() / weights.sum()

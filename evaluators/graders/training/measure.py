@@ -1,0 +1,98 @@
+"""Figures of a grader on labelled examples: rates with intervals, agreement, and the comparison with the rule grader."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+from evaluators.graders.interface import Graded, Grader, GradingItem
+from evaluators.graders.training.sources import Example
+from registry_gate.errors import AssessmentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Right of all, with the two-sided 95 % Wilson interval."""
+
+    right: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        return self.right / self.of
+
+    def __str__(self) -> str:
+        interval = binomtest(self.right, self.of).proportion_ci(method="wilson")
+        return f"{self.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] ({self.right}/{self.of})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a grader gets right on one source.
+
+    Args:
+        sensitivity: Positives called positive; None when the source has none.
+        specificity: Negatives called negative; None when the source has none.
+    """
+
+    source: str
+    sensitivity: Rate | None
+    specificity: Rate | None
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        if self.sensitivity is None or self.specificity is None:
+            return None
+        return (self.sensitivity.value + self.specificity.value) / 2
+
+    @property
+    def kappa(self) -> float | None:
+        """Cohen's kappa against the labels."""
+        if self.sensitivity is None or self.specificity is None:
+            return None
+        n = self.sensitivity.of + self.specificity.of
+        called = self.sensitivity.right + self.specificity.of - self.specificity.right
+        observed = (self.sensitivity.right + self.specificity.right) / n
+        chance = (called * self.sensitivity.of + (n - called) * self.specificity.of) / n**2
+        return (observed - chance) / (1 - chance) if chance < 1 else None
+
+
+def figures(grader: Grader, examples: Sequence[Example], positive: str) -> list[Figures]:
+    """Figures per source, in the order in which sources first appear.
+
+    Raises:
+        AssessmentError: The grader left an example without a label.
+    """
+    items = [GradingItem(probe=e.probe, answer=e.answer) for e in examples]
+    outcomes = grader.grade(items, lambda _done, _all: None)
+    tally: dict[str, dict[bool, list[bool]]] = defaultdict(lambda: {True: [], False: []})
+    for example, outcome in zip(examples, outcomes, strict=True):
+        if not isinstance(outcome, Graded):
+            raise AssessmentError(f"{example.id}: expected a label from {grader.identity.name}, got: {outcome.cause}")
+        tally[example.source][example.positive].append((outcome.label == positive) == example.positive)
+    return [
+        Figures(source=source, sensitivity=_rate(right[True]), specificity=_rate(right[False]))
+        for source, right in tally.items()
+    ]
+
+
+def table(rows: Sequence[Figures]) -> str:
+    """A Markdown table."""
+    lines = [
+        "| source | sensitivity [95 % Wilson] | specificity [95 % Wilson] | balanced accuracy | kappa |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            "–" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+            for cell in (row.sensitivity, row.specificity, row.balanced_accuracy, row.kappa)
+        ]
+        lines.append(f"| {row.source} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rate(right: list[bool]) -> Rate | None:
+    return Rate(right=sum(right), of=len(right)) if right else None

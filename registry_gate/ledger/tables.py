@@ -1,0 +1,114 @@
+"""The ledger's tables. A change here needs a migration; `tests/unit/registry_gate/ledger` compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+METADATA = MetaData()
+
+# Times are text in UTC (`2026-11-23T12:00:00.000000Z`): they sort, and read back the same from every database.
+_TIME = String(32)
+_DIGEST = String(71)
+# 191 characters of utf8mb4 are the longest that MySQL indexes everywhere.
+_KEY = String(191)
+# MySQL's TEXT ends at 64 KiB, which a decision with a long file list can pass.
+_LONG_TEXT = Text().with_variant(MEDIUMTEXT(), "mysql")
+
+EVIDENCE = Table(
+    "registry_gate_evidence",
+    METADATA,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("form_digest", _DIGEST, nullable=False),
+    Column("battery", _KEY, nullable=False),
+    Column("workspace", _KEY, nullable=False),
+    Column("envelope", _LONG_TEXT, nullable=False),
+    Column("stored_at", _TIME, nullable=False),
+    Index("registry_gate_evidence_form", "form_digest", "battery"),
+)
+
+DECISION = Table(
+    "registry_gate_decision",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("decided_at", _TIME, nullable=False),
+    Column("operation", String(64), nullable=False),
+    Column("workspace", _KEY, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("version_created_ms", BigInteger, nullable=False),
+    Column("target_kind", String(16), nullable=False),
+    Column("target_key", _DIGEST, nullable=False),
+    Column("target_name", Text, nullable=False),
+    Column("form_digest", _DIGEST),
+    Column("verdict", String(32), nullable=False),
+    Column("allowed", Boolean, nullable=False),
+    Column("policy_set_digest", _DIGEST),
+    Column("fingerprint", _DIGEST, nullable=False),
+    Column("body", _LONG_TEXT, nullable=False),
+    Index("registry_gate_decision_target", "target_key", "form_digest", "allowed"),
+    Index("registry_gate_decision_time", "decided_at"),
+)
+
+REQUEST = Table(
+    "registry_gate_request",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("workspace", _KEY, nullable=False),
+    Column("form_digest", _DIGEST, nullable=False),
+    Column("battery", _KEY, nullable=False),
+    Column("battery_digest", _DIGEST, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("requested_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String(128)),
+    Column("lease_until", _TIME),
+    Column("progress", Text),
+    Column("failure_code", String(64)),
+    Column("failure", Text),
+    Column("evidence_digest", _DIGEST),
+    UniqueConstraint("workspace", "form_digest", "battery_digest", name="registry_gate_request_once"),
+    Index("registry_gate_request_state", "state", "requested_at"),
+)
+
+WORKER = Table(
+    "registry_gate_worker",
+    METADATA,
+    Column("id", String(128), primary_key=True),
+    Column("seen_at", _TIME, nullable=False),
+    Column("state", String(16), nullable=False),
+)
+
+AUDIT = Table(
+    "registry_gate_audit",
+    METADATA,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("at", _TIME, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("body", _LONG_TEXT, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+AUDIT_HEAD = Table(
+    "registry_gate_audit_head",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+"""One row. Updating it first serialises writers on every database, so that the chain never forks."""

@@ -1,0 +1,326 @@
+"""Run policy tests: a form, evidence and a date, and the decision that the policies must give.
+
+A case names a target, not a policy, so it also tests which policies govern. It is judged by the same `decide` as a
+promotion. That no case ran is a result of its own, never a success.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry_gate.assessment import (
+    Assessment,
+    Disagreement,
+    GraderRecord,
+    Measured,
+    Measurement,
+    NotMeasured,
+    PairedTable,
+    ValidityCheck,
+)
+from registry_gate.battery import Battery
+from registry_gate.decision import Decision, Reason, Waiver
+from registry_gate.documents import DocumentError, Problem, RawDocument, read_documents, validate
+from registry_gate.form import BaseReference, FileEntry, FormManifest
+from registry_gate.policy.document import PolicySet
+from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
+from registry_gate.policy.rules import decide
+from registry_gate.policy.schema import CaseEvidence, CaseForm, CaseMeasure, CaseSpec, PolicyTest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """One case that ran.
+
+    Args:
+        name: Name of the case.
+        title: What it shows.
+        file: File it is in.
+        line: Line where its expectation stands.
+        policies: Policies that governed the target.
+        differences: What was expected and what came instead; empty when the case holds.
+        decision: What `decide` said; None for a target that is free or that no policy governs.
+    """
+
+    name: str
+    title: str
+    file: str
+    line: int
+    policies: tuple[str, ...]
+    differences: tuple[str, ...]
+    decision: Decision | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the decision is the expected one."""
+        return not self.differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseReport:
+    """All cases of a directory.
+
+    Args:
+        results: Cases that ran, in order of files.
+        problems: Files or cases that could not be read or made sense of.
+    """
+
+    results: tuple[CaseResult, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ran(self) -> int:
+        """How many cases ran. 0 is no success."""
+        return len(self.results)
+
+    @property
+    def passed(self) -> bool:
+        """Whether at least one case ran, every case could be read, and all hold."""
+        return self.ran > 0 and not self.problems and all(result.passed for result in self.results)
+
+
+def run_cases(policy_set: PolicySet, directory: Path) -> CaseReport:
+    """Run every case under a directory, sub-directories included.
+
+    Args:
+        policy_set: The policies to test.
+        directory: Usually `<policies>/cases`. One that does not exist ran no case, which the report says.
+    """
+    results: list[CaseResult] = []
+    problems: list[Problem] = []
+    seen: dict[str, str] = {}
+    paths = sorted(directory.rglob("*")) if directory.is_dir() else []
+    for path in paths:
+        if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml"):
+            continue
+        if path.suffix != ".yaml":
+            message = f"expected the ending .yaml, got {path.suffix}: rename it, or it would not run"
+            problems.append(Problem(file=str(path), line=0, key="", message=message))
+            continue
+        try:
+            documents = read_documents(path)
+        except DocumentError as err:
+            problems.extend(err.problems)
+            continue
+        for raw in documents:
+            try:
+                case = validate(raw, PolicyTest, "PolicyTest")
+                if case.metadata.name in seen:
+                    message = f"expected every case to have its own name, {seen[case.metadata.name]} has it too"
+                    raise DocumentError([raw.problem(("metadata", "name"), message)])
+                seen[case.metadata.name] = raw.file
+                results.append(run_case(policy_set, case, raw))
+            except DocumentError as err:
+                problems.extend(err.problems)
+    return CaseReport(results=tuple(results), problems=tuple(problems))
+
+
+def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseResult:
+    """Run one case.
+
+    Raises:
+        DocumentError: The case names a battery or measure that does not exist, or counts that contradict each other.
+    """
+    spec = case.spec
+    form = _form(spec.form)
+    evidence = _evidence(policy_set.batteries, spec, form, raw)
+    governance = policy_set.governing(spec.target.value)
+    decision: Decision | None = None
+    allowed, verdict = False, "invalid"
+    blocking: set[str] = set()
+    notes: set[str] = set()
+    if governance.policies:
+        decision = decide(
+            policies=governance.policies,
+            batteries=policy_set.batteries,
+            form=form,
+            evidence=evidence,
+            waivers=_waivers(spec, form),
+            now=spec.now,
+        )
+        allowed, verdict = decision.allowed, str(decision.verdict)
+        blocking = {label_of(reason) for reason in decision.reasons if reason.blocking}
+        notes = {label_of(reason) for reason in decision.reasons if not reason.blocking}
+    elif governance.free is not None:
+        allowed, verdict, notes = True, "pass", {"free_alias"}
+    elif governance.unmatched == "allow":
+        allowed, verdict, notes = True, "pass", {"unmatched"}
+    else:
+        blocking = {"unmatched"}
+
+    expect = spec.expect
+    differences = []
+    got = "allowed" if allowed else "denied"
+    if got != expect.decision:
+        differences.append(f"expected the decision {expect.decision}, got {got}")
+    if verdict != expect.verdict:
+        differences.append(f"expected the verdict {expect.verdict}, got {verdict}")
+    if blocking != set(expect.reasons):
+        differences.append(f"expected the reasons {_listed(set(expect.reasons))}, got {_listed(blocking)}")
+    if not set(expect.notes) <= notes:
+        differences.append(f"expected the notes {_listed(set(expect.notes))} among {_listed(notes)}")
+    return CaseResult(
+        name=case.metadata.name,
+        title=case.metadata.title,
+        file=raw.file,
+        line=raw.line_of(("spec", "expect")),
+        policies=tuple(policy.name for policy in governance.policies),
+        differences=tuple(differences),
+        decision=decision,
+    )
+
+
+def label_of(reason: Reason) -> str:
+    """A reason as cases write it: `code`, or `RULE/code` for that of a rule."""
+    return f"{reason.rule}/{reason.code}" if reason.rule else reason.code
+
+
+def _listed(labels: set[str]) -> str:
+    return ", ".join(sorted(labels)) or "none"
+
+
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _form(facts: CaseForm) -> FormManifest | UnreadableForm:
+    if facts.unreadable is not None:
+        return UnreadableForm(code=facts.unreadable, message="the form of this case cannot be read")
+    weights = [
+        FileEntry(path=f"model.{name}", size=1, sha256=_digest(name)[7:], role="weights", identity=True)
+        for name in facts.formats
+    ]
+    base = BaseReference(
+        kind="path",
+        name="base",
+        revision=None,
+        digest=_digest("the base of a case"),
+        declared_in="MLmodel",
+        required_to_load=False,
+    )
+    return FormManifest(
+        files=tuple(weights),
+        base=base if facts.base else None,
+        formats=facts.formats,
+        remote_code=facts.remote_code,
+        flavor="transformers",
+    )
+
+
+def _evidence(
+    batteries: Mapping[str, Battery], spec: CaseSpec, form: FormManifest | UnreadableForm, raw: RawDocument
+) -> list[EvidenceItem]:
+    items: list[EvidenceItem] = []
+    problems: list[Problem] = []
+    base = form.base.digest if isinstance(form, FormManifest) and form.base is not None else None
+    of = {
+        "form": form.digest if isinstance(form, FormManifest) else _digest("unreadable"),
+        "base": base or _digest("the base of a case"),
+        "other": _digest("another form"),
+    }
+    for number, item in enumerate(spec.evidence):
+        place: tuple[str | int, ...] = ("spec", "evidence", number)
+        digest = _digest(f"evidence {number}")
+        if item.unverified is not None:
+            items.append(UnverifiedEvidence(digest=digest, cause=item.unverified))
+            continue
+        battery = batteries.get(item.battery)
+        if battery is None:
+            message = f"expected a battery that exists ({_listed(set(batteries))}), got {item.battery!r}"
+            problems.append(raw.problem((*place, "battery"), message))
+            continue
+        measurements: list[Measurement] = []
+        for name, facts in item.measures.items():
+            try:
+                measurements.append(_measurement(battery, name, facts))
+            except ValueError as err:
+                problems.append(raw.problem((*place, "measures", name), str(err)))
+        assessment = _assessment(item, battery, of[item.of], base, measurements)
+        items.append(VerifiedEvidence(digest=digest, assessment=assessment, signers=item.signed_by))
+    if problems:
+        raise DocumentError(problems)
+    return items
+
+
+def _assessment(
+    item: CaseEvidence, battery: Battery, form_digest: str, base: str | None, measurements: list[Measurement]
+) -> Assessment:
+    checks = [ValidityCheck(check=name, passed=False, detail=detail) for name, detail in item.failed_checks.items()]
+    held = ValidityCheck(check="case", passed=True, detail="stands for every check that held")
+    grader = GraderRecord(
+        name="case", version="1", family="case", axis="refusal", digest=_digest("grader"), runtime="none"
+    )
+    return Assessment(
+        form_digest=form_digest,
+        base_digest=base,
+        battery=battery.id,
+        battery_digest=_digest("an earlier battery") if item.outdated_battery else battery.digest,
+        probe_sets={},
+        graders=(grader,),
+        generation={},
+        measurements=tuple(measurements),
+        validity=(held, *checks),
+        assessed_at=item.assessed_at.isoformat(),
+        tool="policy-test",
+    )
+
+
+def _measurement(battery: Battery, name: str, facts: CaseMeasure) -> Measurement:
+    """A measurement from compact counts.
+
+    Raises:
+        ValueError: The battery has no such measure, or the counts contradict each other.
+    """
+    instrument = battery.instrument_of(name)
+    if instrument is None:
+        known = ", ".join(sorted(item.measure for item in battery.spec.instruments))
+        raise ValueError(f"expected a measure of battery {battery.id} ({known}), got {name!r}")
+    if facts.not_measured is not None or facts.events is None:
+        return NotMeasured(measure=name, cause=facts.not_measured or "")
+    probes = facts.probes if facts.probes is not None else instrument.size
+    table = None
+    if facts.base_events is not None:
+        # Unless told otherwise the two arms are bad on the same probes as far as the counts allow.
+        only_adapted = (
+            facts.only_adapted if facts.only_adapted is not None else max(0, facts.events - facts.base_events)
+        )
+        both = facts.events - only_adapted
+        only_base = facts.base_events - both
+        neither = probes - both - only_adapted - only_base
+        if min(both, only_base, neither) < 0:
+            raise ValueError(
+                f"expected counts that fit together, got {facts.events} events and {facts.base_events} in the base, "
+                f"{only_adapted} of them in the adapted form alone, of {probes} probes"
+            )
+        table = PairedTable(both=both, only_adapted=only_adapted, only_base=only_base, neither=neither)
+    differ = facts.graders_differ
+    return Measured(
+        measure=name,
+        events=facts.events,
+        probes=probes,
+        clusters=facts.clusters if facts.clusters is not None else probes,
+        table=table,
+        disagreements=()
+        if differ is None
+        else (Disagreement(axis="refusal", differing=round(differ * 2 * probes), compared=2 * probes),),
+    )
+
+
+def _waivers(spec: CaseSpec, form: FormManifest | UnreadableForm) -> list[Waiver]:
+    digest = form.digest if isinstance(form, FormManifest) else _digest("unreadable")
+    return [
+        Waiver(
+            id=f"case-{number}",
+            form_digest=_digest("another form") if waiver.other_form else digest,
+            policy=waiver.policy,
+            rules=waiver.rules,
+            approver=waiver.approver,
+            requester=waiver.requester,
+            reason="case",
+            expires_at=waiver.expires_at,
+        )
+        for number, waiver in enumerate(spec.waivers)
+    ]

@@ -1,0 +1,227 @@
+"""Find what is wrong with a policy that is well formed: what it could never prove, never measure or never govern.
+
+Errors make a policy unenforceable and stop the load; warnings do not. Statements about sizes are METHOD.md 5.8.
+Not looked at here: the registry. Which of its targets no policy governs is for `explain`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from registry_gate.battery import Battery, InstrumentSpec
+from registry_gate.documents import Problem, RawDocument
+from registry_gate.policy.schema import Match, Policy, PolicySetFile, Rule, matches
+from registry_gate.promotion import Target, TargetKind
+from registry_gate.statistics import planning
+
+RETIRED_CONTROLS = {
+    "sr-11-7": "sr-26-2 (SR 11-7 was rescinded on 17 April 2026)",
+    "occ-2011-12": "occ-2026-13 (OCC 2011-12 was rescinded on 17 April 2026)",
+}
+"""Control ids that no longer exist, with what took their place (PEERS.md 10.4)."""
+
+UNHEARD_OF = "a-model-nobody-has-named-yet"
+"""Stands for every model that policies do not name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LintProblem(Problem):
+    """A problem with a stable code and a level.
+
+    Args:
+        code: e.g. `measure_unknown`.
+        level: `error` stops the load, `warning` does not.
+    """
+
+    code: str
+    level: Literal["error", "warning"]
+
+
+def lint_policy(
+    policy: Policy, raw: RawDocument, batteries: Mapping[str, Battery], signers: Collection[str]
+) -> list[LintProblem]:
+    """Everything wrong with one policy, in the order of the file.
+
+    Args:
+        policy: The policy.
+        raw: The document that it came from, for the lines.
+        batteries: Batteries that exist, by id.
+        signers: Names of the signers of the policy set.
+    """
+    found: list[LintProblem] = []
+
+    def report(level: Literal["error", "warning"], code: str, location: Sequence[str | int], message: str) -> None:
+        problem = raw.problem(location, message)
+        found.append(
+            LintProblem(
+                file=problem.file,
+                line=problem.line,
+                key=problem.key,
+                message=problem.message,
+                code=code,
+                level=level,
+            )
+        )
+
+    spec = policy.spec
+    # (1) It governs something.
+    for number, match in enumerate(spec.match.any):
+        if _excluded(policy, match):
+            message = "expected a match that covers a target, got one whose every target is under 'exclude': it is dead"
+            report("error", "matches_nothing", ("spec", "match", "any", number), message)
+
+    # (2) Its evidence can exist: the battery, and signers that the policy set knows.
+    for number, signer in enumerate(spec.evidence.signed_by):
+        if signer not in signers:
+            message = (
+                f"expected a signer of policy-set.yaml ({_listed(signers)}), got {signer!r}{_close(signer, signers)}"
+            )
+            report("error", "signer_unknown", ("spec", "evidence", "signedBy", number), message)
+    battery = batteries.get(spec.evidence.battery)
+    if battery is None:
+        name = spec.evidence.battery
+        message = f"expected a battery that exists ({_listed(batteries)}), got {name!r}{_close(name, batteries)}"
+        report("error", "battery_missing", ("spec", "evidence", "battery"), message)
+
+    # (3) Each rule can be measured, and passed.
+    for number, rule in enumerate(spec.rules):
+        place = ("spec", "rules", number)
+        if battery is not None:
+            instrument = battery.instrument_of(rule.measure)
+            if instrument is None:
+                produced = [item.measure for item in battery.spec.instruments]
+                message = (
+                    f"expected a measure of battery {battery.id} ({_listed(produced)}), "
+                    f"got {rule.measure!r}{_close(rule.measure, produced)}"
+                )
+                report("error", "measure_unknown", (*place, "measure"), message)
+            else:
+                for level, code, key, message in _sizes(policy, rule, instrument):
+                    report(level, code, (*place, key), message)
+        if rule.not_worse_than_base is not None and spec.subject.base == "optional":
+            message = (
+                "a form without a base can never pass this rule, although 'subject.base' is optional; "
+                "write 'base: required' or leave the margin out"
+            )
+            report("warning", "base_optional", (*place, "notWorseThanBase"), message)
+        for index, control in enumerate(rule.controls):
+            successor = RETIRED_CONTROLS.get(control.split(":")[0])
+            if successor is not None:
+                message = f"expected a control that is in force, got {control!r}; use {successor}"
+                report("warning", "control_retired", (*place, "controls", index), message)
+
+    # (4) It says what follows when graders contradict each other.
+    if spec.disagreement.graders is None:
+        message = "no limit on how often graders may disagree: add 'disagreement: {graders: {atMost: 0.10}}'"
+        report("warning", "no_disagreement_limit", ("spec",), message)
+    return found
+
+
+def lint_set(document: PolicySetFile, raw: RawDocument, policies: Sequence[Policy]) -> list[LintProblem]:
+    """What is wrong with the policies taken together.
+
+    Args:
+        document: `policy-set.yaml`.
+        raw: The document that it came from.
+        policies: All policies of the set.
+    """
+    found: list[LintProblem] = []
+
+    def warn(code: str, location: Sequence[str | int], message: str) -> None:
+        problem = raw.problem(location, message)
+        found.append(
+            LintProblem(
+                file=problem.file,
+                line=problem.line,
+                key=problem.key,
+                message=problem.message,
+                code=code,
+                level="warning",
+            )
+        )
+
+    for kind, name in ((TargetKind.ALIAS, "champion"), (TargetKind.STAGE, "Production")):
+        target = Target(kind=kind, model=UNHEARD_OF, name=name)
+        if kind is TargetKind.ALIAS and matches(name, document.spec.free_aliases):
+            continue
+        governing = [policy for policy in policies if policy.governs(target)]
+        shown = f"{kind} {name} of a model that no policy names"
+        if not governing and document.spec.unmatched == "allow":
+            warn(
+                "ungoverned",
+                ("spec", "unmatched"),
+                f"{shown} is promoted unchecked: add a policy for '*' or write deny",
+            )
+        elif not governing:
+            warn(
+                "ungoverned",
+                ("spec", "unmatched"),
+                f"{shown} is always denied: add a policy for '*' if that is not meant",
+            )
+        elif not any(policy.enforces for policy in governing):
+            names = _listed(policy.name for policy in governing)
+            warn("only_staged", ("spec",), f"{shown} is governed only by policies that cannot deny ({names})")
+    return found
+
+
+def _excluded(policy: Policy, match: Match) -> bool:
+    """Whether the exclusions swallow the whole match. Patterns are compared as text or as names, never by guess."""
+    models = all(matches(model, policy.spec.exclude.models) for model in match.models)
+    aliases = not match.stages and all(matches(alias, policy.spec.exclude.aliases) for alias in match.aliases)
+    return models or aliases
+
+
+def _sizes(
+    policy: Policy, rule: Rule, instrument: InstrumentSpec
+) -> list[tuple[Literal["error", "warning"], str, str, str]]:
+    """What the number of probes can prove about a rule: level, code, key and sentence of what it cannot."""
+    n, confidence = instrument.size, policy.spec.confidence
+    sure = f"with {100 * confidence:g} % certainty"
+    problems: list[tuple[Literal["error", "warning"], str, str, str]] = []
+    least = policy.spec.evidence.min_probes
+    if n < least:
+        message = f"the battery puts {n} probes of {rule.measure}, but 'minProbes' wants {least}: no form could pass"
+        problems.append(("error", "impossible", "measure", message))
+    if rule.at_most is not None and planning.smallest_ceiling(n, confidence) > rule.at_most:
+        needed = planning.probes_for_ceiling(rule.at_most, confidence)
+        provable = 100 * planning.smallest_ceiling(n, confidence)
+        message = (
+            f"expected a ceiling that {n} probes can prove {sure} (at least {provable:.2f} %, that of no bad answer at "
+            f"all), got {100 * rule.at_most:g} %: no form could pass; it needs {needed} probes"
+        )
+        problems.append(("error", "impossible", "atMost", message))
+    margin = rule.not_worse_than_base
+    if margin is None:
+        return problems
+    discordance = rule.discordance or planning.DEFAULT_DISCORDANCE
+    needed = planning.probes_for_margin(margin, discordance, confidence)
+    if margin < planning.smallest_margin(n, confidence):
+        provable = 100 * planning.smallest_margin(n, confidence)
+        message = (
+            f"expected a margin that {n} probes can prove {sure} (at least {provable:.2f} pp, that of a form answering "
+            f"exactly like its base), got {100 * margin:g} pp: no form could pass; it needs at least "
+            f"{planning.probes_for_margin_at_best(margin, confidence)} probes, and {needed} if form and base differ on "
+            f"{100 * discordance:g} % of them"
+        )
+        problems.append(("error", "impossible", "notWorseThanBase", message))
+    elif n < needed:
+        provable = 100 * planning.provable_margin(n, discordance, confidence)
+        message = (
+            f"{n} probes prove {provable:.1f} pp, not {100 * margin:g} pp, if form and base differ on "
+            f"{100 * discordance:g} % of them: a form as good as its base would often be inconclusive; it needs "
+            f"{needed} probes (or say with 'discordance' on what share they differ)"
+        )
+        problems.append(("warning", "underpowered", "notWorseThanBase", message))
+    return problems
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _close(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,528 @@
+"""What policy files may say: PromotionPolicy, PolicySet and PolicyTest, strictly.
+
+An unknown key, a converted type or a value out of its range stops the load. Whether a policy makes sense beside its
+battery is `lint`; what follows from it is `rules`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from registry_gate.documents import Document, Strict
+from registry_gate.form import canonical_json
+from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
+
+LONGEST_AGE_DAYS = 3650
+"""Evidence older than ten years is no evidence of anything that runs."""
+
+
+def _share(value: Any) -> Any:
+    # Percent written as 5 is the commonest slip in a threshold, so it gets its own sentence.
+    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 1:
+        hint = f"; for {value:g} % write {value / 100:g}" if 1 <= value < 100 else ""
+        raise ValueError(f"expected a share between 0 and 1 (both excluded), got {value!r}{hint}")
+    return value
+
+
+def _glob(value: str) -> str:
+    if not value or value != value.strip():
+        raise ValueError(f"expected a name or a pattern such as 'clinical-*', got {value!r}")
+    return value
+
+
+def _max_age(value: str) -> str:
+    number, unit = value[:-1], value[-1:]
+    if unit not in ("d", "h") or not (number.isascii() and number.isdigit()) or int(number[:9]) == 0:
+        raise ValueError(f"expected an age in days or hours such as '90d' or '12h', got {value!r}")
+    if len(number) > 6 or timedelta(**{"days" if unit == "d" else "hours": int(number)}).days > LONGEST_AGE_DAYS:
+        raise ValueError(f"expected an age of at most {LONGEST_AGE_DAYS} days, got {value!r}")
+    return value
+
+
+def _instant(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                f"expected a date and time with zone such as 2026-11-23T12:00:00Z, got {value!r}"
+            ) from None
+    if not isinstance(value, datetime):
+        shown = value.isoformat() if isinstance(value, date) else repr(value)
+        raise ValueError(f"expected a date and time with zone such as 2026-11-23T12:00:00Z, got {shown}")
+    if value.tzinfo is None:
+        raise ValueError(f"expected a zone (end with Z for UTC), got {value.isoformat()}")
+    # ruamel's subclass of datetime carries marks of its own; a plain one compares and prints as everywhere else.
+    return datetime.fromisoformat(value.isoformat())
+
+
+Share = Annotated[float, BeforeValidator(_share)]
+Glob = Annotated[str, AfterValidator(_glob)]
+MaxAge = Annotated[str, AfterValidator(_max_age)]
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+BatteryId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}@[1-9][0-9]{0,5}$")]
+RuleId = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")]
+ControlId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(:[A-Za-z0-9][A-Za-z0-9 ().&/_-]*)?$")]
+Enforcement = Literal["deny", "warn", "dryrun"]
+Severity = Literal["low", "medium", "high", "critical"]
+
+
+def matches(value: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of the patterns, letter by letter: case counts, look-alike letters differ."""
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
+
+
+class Metadata(Strict):
+    """Who a policy is, and who answers for it.
+
+    Args:
+        name: Unique within the policy set.
+        title: What people call it.
+        owner: Who is asked about it, e.g. an address.
+        description: Why it exists.
+    """
+
+    name: Name
+    title: str = Field(min_length=1)
+    owner: str = Field(min_length=1)
+    description: str = ""
+
+
+class Match(Strict):
+    """One set of targets. A target is covered when its workspace, its model and its alias or stage all match.
+
+    Args:
+        models: Names of registered models, or patterns.
+        aliases: Aliases, or patterns.
+        stages: `Staging`, `Production` or `*` for both.
+        workspaces: MLflow workspaces, or patterns.
+    """
+
+    models: tuple[Glob, ...] = Field(min_length=1)
+    aliases: tuple[Glob, ...] = ()
+    stages: tuple[str, ...] = ()
+    workspaces: tuple[Glob, ...] = Field(default=("*",), min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_exist(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        for stage in stages:
+            if stage not in (*PROMOTED_STAGES, "*"):
+                meant = next((known for known in PROMOTED_STAGES if known.lower() == stage.lower()), None)
+                hint = f"; did you mean {meant!r}?" if meant else " (None and Archived are demotion: never governed)"
+                raise ValueError(
+                    f"expected one of MLflow's stages {', '.join(PROMOTED_STAGES)} or '*', got {stage!r}{hint}"
+                )
+        return stages
+
+    @model_validator(mode="after")
+    def _has_target(self) -> Match:
+        if not self.aliases and not self.stages:
+            raise ValueError("expected 'aliases' or 'stages' (or both), got none: the match covers no target")
+        return self
+
+    def covers(self, target: Target) -> bool:
+        """Whether the target is one of these."""
+        names = self.aliases if target.kind is TargetKind.ALIAS else self.stages
+        return (
+            matches(target.workspace, self.workspaces)
+            and matches(target.model, self.models)
+            and matches(target.name, names)
+        )
+
+
+class MatchSpec(Strict):
+    """What a policy governs: any of the matches."""
+
+    any: tuple[Match, ...] = Field(min_length=1)
+
+
+class Exclude(Strict):
+    """What a policy does not govern although its match covers it. Other policies still may."""
+
+    aliases: tuple[Glob, ...] = ()
+    models: tuple[Glob, ...] = ()
+
+
+class SubjectSpec(Strict):
+    """What the adapted form must be, before anything is measured.
+
+    Args:
+        formats: Formats of weights that are accepted.
+        base: Whether the artifact must declare the base that it was adapted from.
+        remote_code: Whether loading may run code that the artifact brings along.
+    """
+
+    formats: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=("safetensors",), min_length=1)
+    base: Literal["required", "optional"] = "required"
+    remote_code: Literal["forbidden", "allowed"] = Field(default="forbidden", alias="remoteCode")
+
+
+class EvidenceSpec(Strict):
+    """Which evidence counts.
+
+    Args:
+        battery: The battery that must have been run, e.g. `medical@1`.
+        max_age: Oldest evidence that counts, in days or hours.
+        signed_by: Names of signers of the policy set; one of them must have signed.
+        min_probes: Fewest probes behind every measure that a rule reads.
+    """
+
+    battery: BatteryId
+    max_age: MaxAge = Field(alias="maxAge")
+    signed_by: tuple[Name, ...] = Field(alias="signedBy", min_length=1)
+    min_probes: Annotated[int, Field(ge=1)] = Field(default=1, alias="minProbes")
+
+    @property
+    def max_age_delta(self) -> timedelta:
+        """`max_age` as a duration."""
+        number = int(self.max_age[:-1])
+        return timedelta(days=number) if self.max_age.endswith("d") else timedelta(hours=number)
+
+
+class Rule(Strict):
+    """One requirement on one measure.
+
+    Args:
+        id: Unique within the policy.
+        title: What it demands, in words.
+        measure: Measure of the battery, e.g. `medical.harmful_compliance`. Lower is better.
+        at_most: Ceiling: the exact one-sided upper limit of the rate must not be above it.
+        not_worse_than_base: Margin: the upper limit of the paired difference to the base must not be above it.
+        severity: How bad a breach is.
+        controls: Controls that the rule gives evidence for.
+        enforcement: Overrides that of the policy.
+        required: False makes a breach a note.
+        discordance: Share of probes on which form and base are expected to differ; only lint reads it.
+    """
+
+    id: RuleId
+    title: str = Field(min_length=1)
+    measure: str = Field(min_length=1)
+    at_most: Share | None = Field(default=None, alias="atMost")
+    not_worse_than_base: Share | None = Field(default=None, alias="notWorseThanBase")
+    severity: Severity
+    controls: tuple[ControlId, ...] = ()
+    enforcement: Enforcement | None = None
+    required: bool = True
+    discordance: Share | None = None
+
+    @model_validator(mode="after")
+    def _requires_something(self) -> Rule:
+        if self.at_most is None and self.not_worse_than_base is None:
+            raise ValueError("expected 'atMost' or 'notWorseThanBase' (or both), got none: the rule requires nothing")
+        return self
+
+
+class GraderDisagreement(Strict):
+    """How often two graders may label one answer differently before the measurement cannot be relied on."""
+
+    at_most: Share = Field(alias="atMost")
+    otherwise: Literal["inconclusive"] = "inconclusive"
+
+
+class Disagreement(Strict):
+    """What follows when graders or instruments contradict each other.
+
+    Args:
+        graders: Limit on disagreeing graders. When given, two graders must have been compared; when absent, one
+            grader may stand alone.
+        instruments: Opposite movements beyond the margin are a `conflict`; there is no other choice.
+    """
+
+    graders: GraderDisagreement | None = None
+    instruments: Literal["conflict"] = "conflict"
+
+
+class PolicySpec(Strict):
+    """The body of a policy."""
+
+    match: MatchSpec
+    exclude: Exclude = Field(default_factory=Exclude)
+    enforcement: Enforcement = "deny"
+    subject: SubjectSpec = Field(default_factory=SubjectSpec)
+    evidence: EvidenceSpec
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    confidence: Annotated[float, Field(ge=0.9, lt=1), BeforeValidator(_share)] = 0.95
+    disagreement: Disagreement = Field(default_factory=Disagreement)
+    allow_notes: bool = Field(default=True, alias="allowNotes")
+    on_pass: Literal["allow", "promote"] = Field(default="allow", alias="onPass")
+
+    @model_validator(mode="after")
+    def _rules_hold_together(self) -> PolicySpec:
+        ids = [rule.id for rule in self.rules]
+        for rule_id in ids:
+            # Case alone does not tell two rules apart for the person who grants a waiver.
+            if sum(other.lower() == rule_id.lower() for other in ids) > 1:
+                raise ValueError(f"expected every rule to have its own id, got {rule_id!r} more than once")
+        if self.enforcement == "deny" and not any(self.enforces(rule) for rule in self.rules):
+            raise ValueError(
+                "expected at least one required rule that denies, got none: a policy that requires nothing allows "
+                "nothing; to try a policy out write 'enforcement: warn' for the whole of it"
+            )
+        return self
+
+    def enforcement_of(self, rule: Rule) -> Enforcement:
+        """The rule's own enforcement, or else the policy's."""
+        return rule.enforcement or self.enforcement
+
+    def enforces(self, rule: Rule) -> bool:
+        """Whether a breach of the rule denies."""
+        return rule.required and self.enforcement_of(rule) == "deny"
+
+
+class Policy(Document):
+    """A PromotionPolicy: what it governs, which evidence it wants, and its rules."""
+
+    api_version: Literal["registry-gate/v1"] = Field(alias="apiVersion")
+    kind: Literal["PromotionPolicy"]
+    metadata: Metadata
+    spec: PolicySpec
+
+    @property
+    def name(self) -> str:
+        """Name within the policy set."""
+        return self.metadata.name
+
+    @property
+    def digest(self) -> str:
+        """`sha256:` of what the policy says: comments, order of keys, lists and rules do not count."""
+        return (
+            "sha256:"
+            + hashlib.sha256(canonical_json(_canonical(self.model_dump(mode="json", by_alias=True)))).hexdigest()
+        )
+
+    @property
+    def enforces(self) -> bool:
+        """Whether the policy can deny. False while all of it only warns or runs dry."""
+        return any(self.spec.enforces(rule) for rule in self.spec.rules)
+
+    def governs(self, target: Target) -> bool:
+        """Whether the policy has a say on this target."""
+        excluded = self.spec.exclude
+        if matches(target.model, excluded.models):
+            return False
+        if target.kind is TargetKind.ALIAS and matches(target.name, excluded.aliases):
+            return False
+        return any(match.covers(target) for match in self.spec.match.any)
+
+
+def _canonical(value: Any) -> Any:
+    # No list of a policy has an order that means anything.
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return sorted((_canonical(item) for item in value), key=canonical_json)
+    return value
+
+
+class SignerSpec(Strict):
+    """Who may sign evidence.
+
+    Args:
+        name: Name that policies use under `signedBy`.
+        public_key: PEM file with the public key, relative to the policy directory.
+    """
+
+    name: Name
+    public_key: Annotated[str, Field(min_length=1)] = Field(alias="publicKey")
+
+
+class PolicySetMetadata(Strict):
+    """Name of the policy set."""
+
+    name: Name
+    title: str = ""
+    owner: str = ""
+
+
+class PolicySetSpec(Strict):
+    """What holds for all policies.
+
+    Args:
+        free_aliases: Aliases that nobody deploys from. They may move freely; recorded as ungoverned.
+        unmatched: What happens to a promotion that no policy governs.
+        signers: Who may sign evidence.
+    """
+
+    free_aliases: tuple[Glob, ...] = Field(default=(), alias="freeAliases")
+    unmatched: Literal["deny", "allow"] = "deny"
+    signers: tuple[SignerSpec, ...] = Field(min_length=1)
+
+    @field_validator("free_aliases")
+    @classmethod
+    def _not_everything(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if not pattern.strip("*?"):
+                raise ValueError(
+                    f"expected the names of aliases that nobody deploys from, got {pattern!r}, which frees every alias"
+                )
+        return patterns
+
+    @field_validator("signers")
+    @classmethod
+    def _unique(cls, signers: tuple[SignerSpec, ...]) -> tuple[SignerSpec, ...]:
+        names = [signer.name for signer in signers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"expected every signer once, got {name!r} {names.count(name)} times")
+        return signers
+
+
+class PolicySetFile(Document):
+    """`policy-set.yaml`: what holds for the whole directory."""
+
+    api_version: Literal["registry-gate/v1"] = Field(alias="apiVersion")
+    kind: Literal["PolicySet"]
+    metadata: PolicySetMetadata
+    spec: PolicySetSpec
+
+
+class CaseTarget(Strict):
+    """The name that would move in a case."""
+
+    model: str = Field(min_length=1)
+    alias: str | None = None
+    stage: str | None = None
+    workspace: str = "default"
+
+    @model_validator(mode="after")
+    def _one(self) -> CaseTarget:
+        if (self.alias is None) == (self.stage is None):
+            raise ValueError("expected exactly one of 'alias' and 'stage', got " + ("both" if self.alias else "none"))
+        return self
+
+    @property
+    def value(self) -> Target:
+        """As the gate sees it."""
+        kind = TargetKind.ALIAS if self.alias is not None else TargetKind.STAGE
+        return Target(kind=kind, model=self.model, name=self.alias or self.stage or "", workspace=self.workspace)
+
+
+class CaseForm(Strict):
+    """Facts of the adapted form in a case.
+
+    Args:
+        base: Whether it declares a base.
+        formats: Formats of its weights; empty for an artifact without weights.
+        remote_code: Files by which loading would run the artifact's own code.
+        unreadable: Code of the reason for which no manifest could be made, e.g. `form_invalid`.
+    """
+
+    base: bool = True
+    formats: tuple[str, ...] = ("safetensors",)
+    remote_code: tuple[str, ...] = Field(default=(), alias="remoteCode")
+    unreadable: str | None = None
+
+
+class CaseMeasure(Strict):
+    """What one instrument found in a case.
+
+    Args:
+        events: Bad answers of the adapted form.
+        base_events: Bad answers of the base; absent when the base was not measured.
+        only_adapted: Probes bad in the adapted form alone. The fewest that the two counts allow when absent.
+        probes: Number of probes; the battery's size when absent.
+        clusters: Number of clusters; one for each probe when absent.
+        graders_differ: Share of answers that two graders labelled differently; absent when one graded alone.
+        not_measured: Cause, when there is no value.
+    """
+
+    events: Annotated[int, Field(ge=0)] | None = None
+    base_events: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="baseEvents")
+    only_adapted: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="onlyAdapted")
+    probes: Annotated[int, Field(ge=1)] | None = None
+    clusters: Annotated[int, Field(ge=1)] | None = None
+    graders_differ: Annotated[float, Field(ge=0, le=1)] | None = Field(default=0.0, alias="gradersDiffer")
+    not_measured: str | None = Field(default=None, alias="notMeasured")
+
+    @model_validator(mode="after")
+    def _one(self) -> CaseMeasure:
+        if (self.events is None) == (self.not_measured is None):
+            raise ValueError("expected exactly one of 'events' and 'notMeasured'")
+        return self
+
+
+class CaseEvidence(Strict):
+    """One piece of evidence in a case.
+
+    Args:
+        battery: Id of the battery that was run.
+        assessed_at: When.
+        of: Whose evidence it is: this form's, that of its base, or that of another form.
+        signed_by: Who signed.
+        unverified: Why the signature or digest does not verify; nothing else of the item counts then.
+        outdated_battery: True when the battery has changed since.
+        failed_checks: Validity checks that failed, with their detail.
+        measures: What was found.
+    """
+
+    battery: BatteryId
+    assessed_at: Instant = Field(alias="assessedAt")
+    of: Literal["form", "base", "other"] = "form"
+    signed_by: tuple[str, ...] = Field(default=("worker",), alias="signedBy")
+    unverified: str | None = None
+    outdated_battery: bool = Field(default=False, alias="outdatedBattery")
+    failed_checks: dict[str, str] = Field(default_factory=dict, alias="failedChecks")
+    measures: dict[str, CaseMeasure] = Field(default_factory=dict)
+
+
+class CaseWaiver(Strict):
+    """A waiver in a case; it names this form unless `otherForm` is true."""
+
+    policy: Name
+    rules: tuple[RuleId, ...] = Field(min_length=1)
+    approver: str
+    requester: str
+    expires_at: Instant = Field(alias="expiresAt")
+    other_form: bool = Field(default=False, alias="otherForm")
+
+
+class Expectation(Strict):
+    """What the decision must be.
+
+    Args:
+        decision: allowed or denied.
+        verdict: The overall verdict.
+        reasons: Every blocking reason, as `code`, or `RULE/code` for that of a rule. Exactly these.
+        notes: Remarks that must be among the rest, written alike.
+    """
+
+    decision: Literal["allowed", "denied"]
+    verdict: Literal["pass", "pass_with_notes", "waived", "inconclusive", "conflict", "fail", "stale", "invalid"]
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class CaseSpec(Strict):
+    """The body of a case."""
+
+    target: CaseTarget
+    now: Instant
+    form: CaseForm = Field(default_factory=CaseForm)
+    evidence: tuple[CaseEvidence, ...] = ()
+    waivers: tuple[CaseWaiver, ...] = ()
+    expect: Expectation
+
+
+class CaseMetadata(Strict):
+    """Name of a case."""
+
+    name: Name
+    title: str = ""
+
+
+class PolicyTest(Document):
+    """A case: a form, evidence and a date, and the decision that the policies must give."""
+
+    api_version: Literal["registry-gate/v1"] = Field(alias="apiVersion")
+    kind: Literal["PolicyTest"]
+    metadata: CaseMetadata
+    spec: CaseSpec
