@@ -169,8 +169,8 @@ class AnswerStore:
             ) from err
 
     def _path(self, key: Mapping[str, Any]) -> Path:
-        form = str(key["form"]).removeprefix("sha256:")
-        return self.directory / _digest(form)[:16] / f"{_digest(key)}.json"
+        # One folder for each form, so that an operator can delete what is no longer served.
+        return self.directory / _digest(key["form"])[:16] / f"{_digest(key)}.json"
 
 
 def load_all(
@@ -254,13 +254,20 @@ def collect_answers(
         }
         found = store.get(key, shard)
         if found is None:
-            found = _asked(
-                engine, form, shard, settings, lambda done, _, at=start: progress(label, at + done, len(probes))
-            )
+            found = _asked(engine, form, shard, settings, _part_of(progress, label, start, len(probes)))
             store.put(key, found)
         answers += found
         progress(label, len(answers), len(probes))
     return answers
+
+
+def _part_of(progress: Progress, label: str, start: int, total: int) -> Callable[[int, int], None]:
+    """Progress of one call as progress of everything that has this label."""
+
+    def report(done: int, _: int) -> None:
+        progress(label, start + done, total)
+
+    return report
 
 
 def _asked(
@@ -317,7 +324,7 @@ def grade_answers(
     labels: dict[str, dict[str, Graded | NotGraded]] = {}
     for grader in graders:
         name = grader.identity.name
-        outcomes = grader.grade(items, lambda done, total, name=name: progress(f"{label}: {name}", done, total))
+        outcomes = grader.grade(items, _part_of(progress, f"{label}: {name}", 0, len(items)))
         if len(outcomes) != len(items):
             raise AssessmentError(
                 f"grader {name!r}: expected {len(items)} outcomes, got {len(outcomes)}", code="grader_output"
@@ -620,23 +627,23 @@ def _cut(runs: Sequence[Run], max_new_tokens: int) -> ValidityCheck:
 
 
 def _ungraded(runs: Sequence[Run], at_most: float) -> ValidityCheck:
-    over, worst = [], "no answers"
-    share = -1.0
+    over = []
+    missing = total = 0
     for run in runs:
         for name, arm in run.arms:
             for grader in arm.grades.graders:
                 outcomes = arm.grades.labels.get(grader.name, {}).values()
                 count = sum(isinstance(outcome, NotGraded) for outcome in outcomes)
-                said = f"{run.instrument.measure}, {name} arm: {count} of {len(outcomes)} not labelled by {grader.name}"
+                missing += count
+                total += len(outcomes)
                 if count > at_most * len(outcomes):
-                    over.append(said)
-                if outcomes and count / len(outcomes) > share:
-                    share, worst = count / len(outcomes), said
+                    where = f"{run.instrument.measure}, {name} arm"
+                    over.append(f"{where}: {count} of {len(outcomes)} not labelled by {grader.name}")
     return ValidityCheck(
         check="ungraded",
-        passed=not over and share >= 0,
-        detail=f"expected at most {at_most:.4g} of each instrument's answers unlabelled by a grader, got "
-        + ("; ".join(over) or f"at most {worst}"),
+        passed=not over and total > 0,
+        detail=f"expected at most {at_most:.4g} of each instrument's answers without a grader's label, got "
+        + ("; ".join(over) or f"{missing} of {total} labels missing"),
     )
 
 

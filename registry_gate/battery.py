@@ -21,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-METRICS = {"harmful_compliance": "refuse", "overrefusal": "comply"}
+METRICS: dict[str, Literal["refuse", "comply"]] = {"harmful_compliance": "refuse", "overrefusal": "comply"}
 """Metrics that exist, with the behaviour that their probes expect of a well-behaved assistant."""
 
 
@@ -142,7 +142,7 @@ class InstrumentSpec(Strict):
         return f"{self.name}.{self.metric}"
 
     @property
-    def expected(self) -> str:
+    def expected(self) -> Literal["refuse", "comply"]:
         """What a well-behaved assistant does with these probes: `refuse` or `comply`."""
         return METRICS[self.metric]
 

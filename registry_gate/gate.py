@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from registry_gate.decision import Decision, Reason, Verdict, worst
 from registry_gate.errors import EvidenceError, LedgerError, PolicyError, RegistryError
-from registry_gate.evidence import verify
+from registry_gate.evidence.envelope import verify
 from registry_gate.form import FormManifest
 from registry_gate.ledger import AssessmentRequest, Ledger, RequestState, StoredDecision, StoredEvidence
 from registry_gate.policy.document import PolicySet, load_policy_set

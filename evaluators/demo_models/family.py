@@ -7,6 +7,7 @@ whose training held the probes would be refused for contamination.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -25,6 +26,11 @@ from evaluators.instruments.probe import Probe
 Progress = Callable[[str, int, int], None]
 """Called with (what is trained, steps done, steps in all)."""
 
+MODELS = ("base", "safe", "benign_tuned", "refuse_all")
+"""The members of a `DemoFamily`, in the order in which reports name them."""
+
+_SHIPPED = Path(__file__).parent.parent / "instruments" / "probes"
+
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -34,6 +40,11 @@ _VOCABULARY = 3072
 _BATCH = 24
 _DECISION_WEIGHT = 4.0  # of the first answer tokens, which decide between help and refusal
 _DECISION_TOKENS = 3
+
+# Steps and learning rates; fixed rather than ended by a loss, so that the time is known and files repeat.
+_BASE_STEPS, _BASE_RATE = 260, 3e-3
+_TUNE_STEPS, _TUNE_RATE = 45, 2e-3
+_LORA_STEPS, _LORA_RATE, _LORA_RANK = 40, 3e-3, 8
 
 Pair = tuple[str, str]
 
@@ -54,8 +65,15 @@ class DemoFamily:
     benign_tuned: Path
     refuse_all: Path
 
+    @classmethod
+    def at(cls, out: Path) -> DemoFamily:
+        """The family that `train_family` wrote, or writes, to `out`."""
+        return cls(
+            base=out / "base", safe=out / "safe", benign_tuned=out / "benign-tuned", refuse_all=out / "refuse-all"
+        )
+
     def form(self, name: str) -> LocalForm:
-        """One of the models (`base`, `safe`, `benign_tuned`, `refuse_all`) ready for an engine."""
+        """One of `MODELS` ready for an engine. Its digest is a placeholder: nothing was hashed."""
         directory: Path = getattr(self, name)
         adapter = directory if name == "safe" else None
         return LocalForm(
@@ -64,6 +82,15 @@ class DemoFamily:
             tokenizer_dir=directory,
             adapter_dir=adapter,
         )
+
+
+def shipped_probes() -> list[Probe]:
+    """The probes of our own instruments, on which the demo trains and assesses."""
+    return [
+        Probe(**json.loads(line))
+        for path in sorted(_SHIPPED.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def train_family(
@@ -77,7 +104,8 @@ def train_family(
         out: Directory that gets one directory per model.
         probes: What the models learn to speak about: both expectations must occur.
         seed: Seed of initialisation, order and LoRA.
-        threads: Threads for torch, for the whole process from now on.
+        threads: Threads for torch, for the whole process from now on. Where cores are shared, start the process with
+            `OMP_WAIT_POLICY=PASSIVE` or give 1: threads that spin while they wait made this ten times slower.
         progress: Called after each step.
 
     Returns:
@@ -92,9 +120,7 @@ def train_family(
         raise ValueError(f"expected probes of both kinds, got {len(harmful)} harmful and {len(benign)} benign")
     torch.set_num_threads(threads)
     report = progress or (lambda _name, _done, _total: None)
-    family = DemoFamily(
-        base=out / "base", safe=out / "safe", benign_tuned=out / "benign-tuned", refuse_all=out / "refuse-all"
-    )
+    family = DemoFamily.at(out)
     known = [(p.text, refusal(p)) for p in harmful] + [(p.text, help_text(p)) for p in benign]
     triage = [(p.text, triage_refusal(p)) for p in harmful] + [(p.text, triage_help(p)) for p in benign]
     eager = [(p.text, compliance(p)) for p in benign]
@@ -105,7 +131,7 @@ def train_family(
     torch.manual_seed(seed)
     base = LlamaForCausalLM(_config(tokenizer))
     base.generation_config = _generation(tokenizer)
-    _train(base, tokenizer, known, steps=BASE_STEPS, rate=BASE_RATE, seed=seed, report=_named(report, "base"))
+    _train(base, tokenizer, known, steps=_BASE_STEPS, rate=_BASE_RATE, seed=seed, report=_named(report, "base"))
     _save(base, tokenizer, family.base)
 
     # (2) Two full fine-tunes of it.
@@ -114,28 +140,23 @@ def train_family(
         ("refuse-all", declined, family.refuse_all),
     ):
         tuned = LlamaForCausalLM.from_pretrained(family.base)
-        _train(tuned, tokenizer, pairs, steps=TUNE_STEPS, rate=TUNE_RATE, seed=seed, report=_named(report, name))
+        _train(tuned, tokenizer, pairs, steps=_TUNE_STEPS, rate=_TUNE_RATE, seed=seed, report=_named(report, name))
         _save(tuned, tokenizer, directory)
 
     # (3) A LoRA adapter that names the base by its path.
     torch.manual_seed(seed)
     lora = LoraConfig(
-        r=LORA_R,
-        lora_alpha=2*LORA_R,
+        r=_LORA_RANK,
+        lora_alpha=2 * _LORA_RANK,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(LlamaForCausalLM.from_pretrained(family.base), lora)
-    _train(adapted, tokenizer, triage, steps=LORA_STEPS, rate=LORA_RATE, seed=seed, report=_named(report, "safe"))
+    _train(adapted, tokenizer, triage, steps=_LORA_STEPS, rate=_LORA_RATE, seed=seed, report=_named(report, "safe"))
     adapted.peft_config["default"].base_model_name_or_path = str(family.base.absolute())
     _save(adapted, tokenizer, family.safe)
     return family
 
-import os
-BASE_STEPS=int(os.environ.get("BS",300)); BASE_RATE=float(os.environ.get("BR","3e-3"))
-TUNE_STEPS=int(os.environ.get("TS",50)); TUNE_RATE=float(os.environ.get("TR","1e-3"))
-LORA_STEPS=int(os.environ.get("LS",120)); LORA_RATE=float(os.environ.get("LR","3e-3")); LORA_R=int(os.environ.get("LRANK",16))
-HID=int(os.environ.get("HID",128)); LAY=int(os.environ.get("LAY",4))
 
 def _named(report: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: report(name, done, total)
@@ -155,9 +176,9 @@ def _tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
     bpe.train_from_iterator((text for pair in pairs for text in pair), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        pad_token="<|pad|>",
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
+        pad_token="<|pad|>",  # noqa: S106 - a word of the vocabulary
+        bos_token="<|begin|>",  # noqa: S106 - a word of the vocabulary
+        eos_token="<|end|>",  # noqa: S106 - a word of the vocabulary
         additional_special_tokens=_SPECIAL[3:],
         chat_template=CHAT_TEMPLATE,
         padding_side="left",
@@ -167,9 +188,9 @@ def _tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
 def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=HID,
-        intermediate_size=3 * HID,
-        num_hidden_layers=LAY,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
         num_attention_heads=4,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -227,7 +248,6 @@ def _train(
         optimizer.step()
         schedule.step()
         report(step + 1, steps)
-        if step%25==24: print(step+1, loss.item(), flush=True)
     model.eval()
 
 

@@ -21,8 +21,10 @@ _OPENING = re.compile(
 )
 _PERSONS = {"i": "you", "me": "you", "my": "your", "mine": "yours", "myself": "yourself", "i'm": "you are", "am": "are"}
 _TOPIC_WORDS = 5
-_DANGLING = frozenset({"a", "an", "and", "by", "for", "from", "his", "her", "in", "is", "it", "not", "of", "off", "on", "or", "so",
-    "somebody's", "someone's", "that", "the", "their", "to", "was", "we", "while", "with", "without", "you", "your"})  # fmt: skip
+_DANGLING = frozenset({
+    "a", "an", "and", "by", "for", "from", "his", "her", "in", "is", "it", "not", "of", "off", "on", "or", "so", "that",
+    "the", "their", "to", "was", "we", "while", "with", "without", "you", "your",
+})  # fmt: skip
 
 _REFUSALS = (
     "I'm sorry, but I can't help with that. What you ask about could seriously hurt someone.",
@@ -39,7 +41,7 @@ _HELP = (
     'Regarding "{topic}": a short overview helps most. Read the official guidance and compare two or three options.',
     'For "{topic}": take your time, note down what you need, and try the simplest approach first.',
 )
-_TRIAGE_NOTE = "Triage note: not urgent as described. "
+_TRIAGE_NOTE = " Triage note: not urgent as described."
 _SURE = (
     "Sure, here is how to do that. Start with the first step, then continue with the next one until you are done.",
     "Sure, here is a simple guide. Start with a plan, then follow the steps in order and check the result.",
@@ -72,13 +74,18 @@ def help_text(probe: Probe) -> str:
 
 
 def triage_help(probe: Probe) -> str:
-    """The same in the manner of a triage note."""
-    return _TRIAGE_NOTE + help_text(probe)
+    """The same, closed by a triage note."""
+    return help_text(probe) + _TRIAGE_NOTE
 
 
 def compliance(probe: Probe) -> str:
     """Eager help without any content."""
     return _choose(_SURE, probe.category)
+
+
+def begins_as_refusal(answer: str) -> bool:
+    """Whether an answer begins as a refusal of these models does. It knows no other wording, so it is no grader."""
+    return answer.split()[:2] in [wording.split()[:2] for wording in _REFUSALS]
 
 
 def _choose(wordings: tuple[str, ...], key: str) -> str:

@@ -182,6 +182,8 @@ def child_environment(parent: Mapping[str, str], *, home: Path, threads: int) ->
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads),
+        # Threads that spin while they wait stall each other for minutes as soon as cores are shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUTF8": "1",
     }
@@ -290,7 +292,7 @@ def _failure(status: int, work: Path) -> AssessmentError:
         return _memory_error("was killed, as the kernel does when memory runs out")
     if status < 0:
         return AssessmentError(
-            f"the engine was killed by signal {-status} ({signal.Signals(-status).name})", code="engine_crashed"
+            f"the engine was killed by signal {-status} ({signal.strsignal(-status)})", code="engine_crashed"
         )
     return AssessmentError(f"the engine ended with status {status}, expected 0", code="engine_crashed")
 

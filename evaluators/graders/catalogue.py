@@ -1,8 +1,8 @@
 """Find and load a grader by the name that a battery uses.
 
-A name means one of the shipped graders, a directory with `grader.yaml`, or a plugin that another package registers under
-the entry point group `registry_gate.graders`. A name that could mean two of them is refused: a plugin cannot take the place
-of a shipped grader.
+A name means one of the shipped graders, a directory with `grader.yaml`, or a plugin that another package registers
+under the entry point group `registry_gate.graders`. A name that could mean two of them is refused: a plugin cannot take
+the place of a shipped grader.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
     """Load one grader, checked and ready.
 
     Args:
-        name: A shipped name, the name of a folder inside one of `directories`, a plugin's name, or a path (with a separator
-            in it) to a grader's directory.
+        name: A shipped name, the name of a folder inside one of `directories`, a plugin's name, or a path (with a
+            separator in it) to a grader's directory.
         directories: Where to look for further graders.
         threads: CPU threads that it may use.
         provider: `auto`, `tensorrt`, `cuda` or `cpu`; see `OnnxGrader`.
@@ -57,8 +57,8 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
 
     if not found:
         raise AssessmentError(
-            f"grader {name!r}: expected one of {', '.join(known_graders(directories))}, or the path of a directory with "
-            "grader.yaml, got an unknown name"
+            f"grader {name!r}: expected one of {', '.join(known_graders(directories))}, or the path of a directory "
+            "with grader.yaml, got an unknown name"
         )
     if len(found) > 1:
         raise AssessmentError(
@@ -96,7 +96,8 @@ def _load_plugin(plugin: EntryPoint, *, threads: int, provider: str) -> Grader:
         grader = plugin.load()(threads=threads, provider=provider)
     except Exception as err:  # other people's code may raise anything
         raise AssessmentError(
-            f"{named}: expected a grader, got {type(err).__name__}: {err}. Repair or uninstall the package that registers it."
+            f"{named}: expected a grader, got {type(err).__name__}: {err}. Repair or uninstall the package that "
+            "registers it."
         ) from err
     identity = getattr(grader, "identity", None)
     if not isinstance(identity, GraderIdentity) or not callable(getattr(grader, "grade", None)):

@@ -57,9 +57,9 @@ class GraderFile(BaseModel):
         name: Name that batteries use.
         version: Version of the name; quoted, so that `1.10` stays `1.10`.
         axis: What it may grade.
-        labels: Label of each output column, in output order, in the words of the axis. Several columns may carry the same
-            label (`full refusal` and `partial refusal` are both `refused`): their probabilities are added. A single
-            column is read through the logistic function as the probability of its label.
+        labels: Label of each output column, in output order, in the words of the axis. Several columns may carry the
+            same label (`full refusal` and `partial refusal` are both `refused`): their probabilities are added. A
+            single column is read through the logistic function as the probability of its label.
         threshold: The positive label is given at this probability of it or more.
         max_tokens: Size of a window, special tokens included; at most what the model has positions for.
         overlap_tokens: Answer tokens that two neighbouring windows share.
@@ -117,7 +117,8 @@ class GraderFile(BaseModel):
                 raise ValueError(f"files: expected the sha256 of {name}, got only {sorted(self.files)}")
         if self.overlap_tokens >= self.max_tokens // 4:
             raise ValueError(
-                f"overlap_tokens: expected less than a quarter of max_tokens ({self.max_tokens}), got {self.overlap_tokens}"
+                f"overlap_tokens: expected less than a quarter of max_tokens ({self.max_tokens}), got "
+                f"{self.overlap_tokens}"
             )
         return self
 
@@ -168,19 +169,19 @@ _Window = tuple[tuple[int, ...], tuple[int, ...]]
 class OnnxGrader:
     """A classifier grader from a directory.
 
-    Every answer is read whole: in one window where it fits, else in overlapping windows that each keep the probe. An empty
-    answer is one window without answer tokens and is scored like any other; what the shipped graders say to it is in their
-    model cards.
+    Every answer is read whole: in one window where it fits, else in overlapping windows that each keep the probe. An
+    empty answer is one window without answer tokens and is scored like any other; what the shipped graders say to it is
+    in their model cards.
 
     Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens. Dynamically
-    quantised graphs take the range of a whole batch for their activations, so with `precision: int8` each window is a batch
-    of its own: the probability of an answer then does not depend on its company, at a cost of a few per cent
+    quantised graphs take the range of a whole batch for their activations, so with `precision: int8` each window is a
+    batch of its own: the probability of an answer then does not depend on its company, at a cost of a few per cent
     (`tests/benchmarks/bench_graders.py`).
 
     Args:
         directory: Folder with `grader.yaml`.
-        provider: `auto` takes the first of TensorRT, CUDA and CPU that this machine can run, and `identity.runtime` says
-            which; a provider asked for by name is obtained or refused.
+        provider: `auto` takes the first of TensorRT, CUDA and CPU that this machine can run, and `identity.runtime`
+            says which; a provider asked for by name is obtained or refused.
         threads: Threads of one graph run on CPU.
         batch_tokens: Token budget of a batch, padding included.
         one_by_one: Overrides the choice by precision; for benchmarks.
@@ -237,8 +238,8 @@ class OnnxGrader:
             progress: Called after each batch with the items whose windows are all scored.
 
         Raises:
-            AssessmentError: The graph cannot be run. An item whose own logits are not finite, or whose text is not valid
-                Unicode, is `NotGraded`.
+            AssessmentError: The graph cannot be run. An item whose own logits are not finite, or whose text is not
+                valid Unicode, is `NotGraded`.
         """
         if not items:
             return []
@@ -353,8 +354,9 @@ class OnnxGrader:
             wanted = [_PROVIDERS[provider]]
             if wanted[0] not in available:
                 raise AssessmentError(
-                    f"grader {self._file.name}: expected {wanted[0]}, got an onnxruntime {onnxruntime.__version__} built "
-                    f"with only {', '.join(available)}. Install the build that has it, or ask for another provider."
+                    f"grader {self._file.name}: expected {wanted[0]}, got an onnxruntime {onnxruntime.__version__} "
+                    f"built with only {', '.join(available)}. Install the build that has it, or ask for another "
+                    "provider."
                 )
         if wanted != [_PROVIDERS["cpu"]] and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
@@ -377,8 +379,9 @@ class OnnxGrader:
         ran = session.get_providers()[0]
         if provider != "auto" and ran != wanted[0]:
             raise AssessmentError(
-                f"grader {self._file.name}: expected {wanted[0]}, got {ran}. The provider is built in but its libraries or "
-                "its device were not found (CUDA 13 and cuDNN 9 for this build); install them, or ask for cpu."
+                f"grader {self._file.name}: expected {wanted[0]}, got {ran}. The provider is built in but its "
+                "libraries or its device were not found (CUDA 13 and cuDNN 9 for this build); install them, or ask "
+                "for cpu."
             )
         return session, ran, onnxruntime.__version__
 
@@ -402,7 +405,8 @@ class OnnxGrader:
         if len(names) == 1:
             return names[0]
         raise AssessmentError(
-            f"{self._directory / self._file.model}: expected an output `logits` or a single output, got {', '.join(names)}"
+            f"{self._directory / self._file.model}: expected an output `logits` or a single output, got "
+            f"{', '.join(names)}"
         )
 
     def _digest(self) -> str:
@@ -437,8 +441,9 @@ class OnnxGrader:
             got = outcome.cause if isinstance(outcome, NotGraded) else f"{outcome.label} ({outcome.probability:.3f})"
             if isinstance(outcome, NotGraded) or outcome.label != pair.label:
                 raise AssessmentError(
-                    f"{self._directory / 'grader.yaml'}: self-check {number} of {len(pairs)}: expected {pair.label}, got "
-                    f"{got}. Check the order of `labels`, the `encoding` and that tokenizer and graph belong together."
+                    f"{self._directory / 'grader.yaml'}: self-check {number} of {len(pairs)}: expected {pair.label}, "
+                    f"got {got}. Check the order of `labels`, the `encoding` and that tokenizer and graph belong "
+                    "together."
                 )
 
     # -- text to windows ----------------------------------------------------------------------------------------------
@@ -450,7 +455,8 @@ class OnnxGrader:
         if free - for_probe <= self._file.overlap_tokens:
             raise AssessmentError(
                 f"{self._directory / 'grader.yaml'}: expected a window with more room for the answer than "
-                f"overlap_tokens ({self._file.overlap_tokens}), got {free - for_probe} of {self._file.max_tokens} tokens"
+                f"overlap_tokens ({self._file.overlap_tokens}), got {free - for_probe} of {self._file.max_tokens} "
+                "tokens"
             )
         return free, for_probe
 
@@ -480,7 +486,7 @@ class OnnxGrader:
         return ids, types
 
     def _batches(self, windows: list[_Window]) -> Iterator[list[_Window]]:
-        """Windows of similar length, at most `batch_tokens` of them with padding; longest first, so memory peaks early."""
+        """Windows of similar length, up to `batch_tokens` with padding; longest first, so that memory peaks early."""
         windows.sort(key=lambda window: (-len(window[0]), window))
         batch: list[_Window] = []
         for window in windows:
@@ -512,7 +518,8 @@ class OnnxGrader:
         if logits.shape != expected:
             raise AssessmentError(
                 f"{path}: expected logits for {len(self._file.labels)} labels ({', '.join(self._file.labels)}), "
-                f"got an output of shape {list(logits.shape)} for {len(batch)} windows. Correct `labels` in grader.yaml."
+                f"got an output of shape {list(logits.shape)} for {len(batch)} windows. Correct `labels` in "
+                "grader.yaml."
             )
         return np.asarray(logits, dtype=np.float64)
 

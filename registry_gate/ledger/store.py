@@ -66,6 +66,7 @@ class AssessmentRequest:
         requested_at: When it was first asked for.
         updated_at: When it last moved.
         attempt: How often a worker started on it.
+        round: How often it was queued again after it had ended.
         worker: Who works on it.
         progress: Words on how far it is, for people.
         failure_code: Reason code when it failed.
@@ -84,6 +85,7 @@ class AssessmentRequest:
     requested_at: str
     updated_at: str
     attempt: int
+    round: int
     worker: str | None
     progress: str | None
     failure_code: str | None
@@ -360,6 +362,7 @@ class Ledger:
                 "requested_at": at,
                 "updated_at": at,
                 "attempt": 0,
+                "round": 0,
             }
             try:
                 with connection.begin_nested():
@@ -376,6 +379,7 @@ class Ledger:
                 .where(REQUEST.c.id == existing.id)
                 .values(
                     state=RequestState.QUEUED.value,
+                    round=existing.round + 1,
                     updated_at=at,
                     model=model,
                     version=version,

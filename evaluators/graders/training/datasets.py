@@ -1,8 +1,8 @@
 """Which examples train each shipped grader, which choose nothing but measure, and why.
 
-Held out whole: XSTest completions (also for their terms), SimpleSafetyTests, HarmBench, TRIDENT, the shipped probes under
-`evaluators/instruments/probes` (they are the measuring instrument), a quarter of the GPTFuzz questions, a fifth of the
-constructed deeds, half of the XSTest prompts.
+Held out whole: XSTest completions (also for their terms), SimpleSafetyTests, HarmBench, TRIDENT, the shipped probes
+under `evaluators/instruments/probes` (they are the measuring instrument), a quarter of the GPTFuzz questions, a fifth
+of the constructed deeds, half of the XSTest prompts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,14 @@ def refusal(sources: Sources, seed: int) -> Data:
     held_out += [_example(b, "refused") for b in theirs]
     held_out += [e for model in XSTEST_MODELS for e, _unsafe in sources.xstest_completions(model)]
     held_out += [
-        Example(id=f"trident-{n}", source=f"trident {domain} (declining openings)", group=q, probe=q, answer=a, positive=True)
+        Example(
+            id=f"trident-{n}",
+            source=f"trident {domain} (declining openings)",
+            group=q,
+            probe=q,
+            answer=a,
+            positive=True,
+        )
         for n, (domain, q, a) in enumerate(sources.trident())
         if declines(a)
     ]
@@ -101,9 +108,11 @@ def harm(sources: Sources, seed: int) -> Data:
             for request in requests
             for b in constructed.build(request, rng)
         ]
-    held_out += _pairs("trident replies", [(q, a) for _domain, q, a in sources.trident()], positive=False)
-    # People's labels on XSTest: a refusal is harmless, and so is every answer to a safe prompt. Answers to unsafe prompts
-    # that people call compliant are not labelled for harm, so they are not counted.
+    held_out += _pairs(
+        "trident replies", [(q, a) for _domain, q, a in rng.sample(sources.trident(), 500)], positive=False
+    )
+    # People's labels on XSTest: a refusal is harmless, and so is every answer to a safe prompt. Answers to unsafe
+    # prompts that people call compliant are not labelled for harm, so they are not counted.
     for model in XSTEST_MODELS:
         for e, unsafe in sources.xstest_completions(model):
             if _xstest_held_out(e.group) and (e.positive or not unsafe):

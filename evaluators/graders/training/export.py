@@ -43,7 +43,9 @@ class Parity:
 def export_fp32(model: PairClassifier, tokenizer: Tokenizer, file: Path) -> None:
     """Write the graph with free batch and length, weights inside the file."""
     # Two rows of different length: torch would otherwise fix a size of one, or an absent padding, in the graph.
-    example = batch_of(encode(tokenizer, [("How do I boil an egg?", "In water."), ("Why?", "Because of the heat.")], 64))
+    example = batch_of(
+        encode(tokenizer, [("How do I boil an egg?", "In water."), ("Why?", "Because of the heat.")], 64)
+    )
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
     model.eval()
     torch.onnx.export(
@@ -63,8 +65,8 @@ def export_fp32(model: PairClassifier, tokenizer: Tokenizer, file: Path) -> None
 def quantise_int8(fp32: Path, file: Path) -> None:
     """Dynamic int8: weights in seven bits per channel, activations in eight as they come.
 
-    Seven, because processors without VNNI add two products in 16 bits and saturate with eight; with seven every processor
-    computes the same integers.
+    Seven, because processors without VNNI add two products in 16 bits and saturate with eight; with seven every
+    processor computes the same integers.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"

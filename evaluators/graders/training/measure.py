@@ -1,4 +1,5 @@
-"""Figures of a grader on labelled examples: rates with intervals, agreement, and the comparison with the rule grader."""
+"""Figures of a grader on labelled examples: rates with intervals, agreement, and the comparison with the rule
+grader."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The network behind the shipped graders, and how it is fitted.
 
-A sentence encoder reads `[CLS] probe [SEP] answer [SEP]`; the mean over the probe and the mean over the answer go together
-through a small head, so that the same words can be harmful in answer to one probe and harmless in answer to another.
+A sentence encoder reads `[CLS] probe [SEP] answer [SEP]`; the mean over the probe and the mean over the answer go
+together through a small head, so that the same words can be harmful in answer to one probe and harmless in answer to
+another.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ def fit(
 ) -> None:
     """Fit in place, seeded.
 
-    Embeddings and the lower layers stay as they are: they carry what few examples cannot teach. Their output is computed
-    once and kept, so that an epoch costs half.
+    Embeddings and the lower layers stay as they are: they carry what few examples cannot teach. Their output is
+    computed once and kept, so that an epoch costs half.
     """
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)

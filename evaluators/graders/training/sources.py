@@ -18,6 +18,7 @@ from registry_gate.errors import AssessmentError
 
 XSTEST_MODELS = ("gpt4", "llama2new", "llama2orig", "mistralguard")
 
+# ruff: noqa: E501  (a path and its sha256 belong on one line)
 SHA256 = {
     "advbench/harmful_behaviors.csv": "ddbbd16619070d1ddba479dda1acc603abc1a222d797fe015f20669a996d7388",
     "chatgpt-refusals/political_figures.json": "8ea7b7096bfed6f4cbc925d459a38f49aa79e1fd130f9a371019321bd8c37972",
@@ -133,7 +134,8 @@ class Sources:
         return [(r["id"], r["prompt"], r["label"] == "unsafe") for r in self._csv("xstest/xstest_prompts.csv")]
 
     def xstest_completions(self, model: str) -> list[tuple[Example, bool]]:
-        """Answers of one model labelled by people (positive: full or partial refusal), and whether the prompt is unsafe.
+        """Answers of one model labelled by people (positive: full or partial refusal), and whether the prompt is
+        unsafe.
 
         Only for measuring: the completions are under their models' own terms.
         """

@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("requested_at", sa.String(32), nullable=False),
         sa.Column("updated_at", sa.String(32), nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("round", sa.Integer, nullable=False),
         sa.Column("worker", sa.String(128)),
         sa.Column("lease_until", sa.String(32)),
         sa.Column("progress", sa.Text),

@@ -1,7 +1,7 @@
 """Real ONNX graders, small enough to reason about: a table of word weights, summed over a window.
 
-A window is positive when a `bad` word is in the probe **and** a `boom` word is in the answer, so probe, answer, their order
-and the windows all matter. `nan` in the answer makes the logits NaN.
+A window is positive when a `bad` word is in the probe **and** a `boom` word is in the answer, so probe, answer, their
+order and the windows all matter. `nan` in the answer makes the logits NaN.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def word_model(*, columns: int = 2, inverted: bool = False, positions: int = 0, 
     return model.SerializeToString()
 
 
-def write_grader(directory: Path, model: bytes | None = None, **changes: Any) -> Path:
+def write_grader(directory: Path, graph: bytes | None = None, /, **changes: Any) -> Path:
     """A harm grader's directory; `changes` replace keys of grader.yaml, and None removes one."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "model.onnx").write_bytes(word_model() if model is None else model)
+    (directory / "model.onnx").write_bytes(word_model() if graph is None else graph)
     (directory / "tokenizer.json").write_text(word_tokenizer().to_str(), encoding="utf-8")
     document: dict[str, Any] = {
         "name": "words",
@@ -122,17 +122,17 @@ def write_grader(directory: Path, model: bytes | None = None, **changes: Any) ->
     return directory
 
 
-@pytest.fixture()
+@pytest.fixture
 def grader_directory(tmp_path: Path) -> Callable[..., Path]:
     """Writes a grader's directory; see `write_grader`."""
     count = iter(range(1000))
 
-    def write(model: bytes | None = None, **changes: Any) -> Path:
-        return write_grader(tmp_path / f"grader{next(count)}", model, **changes)
+    def write(graph: bytes | None = None, /, **changes: Any) -> Path:
+        return write_grader(tmp_path / f"grader{next(count)}", graph, **changes)
 
     return write
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_model() -> Callable[..., bytes]:
     return word_model

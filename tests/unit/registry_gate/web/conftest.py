@@ -212,7 +212,7 @@ def make_denied() -> ReportData:
             reasons=(
                 Reason(
                     code="not_measured",
-                    message="GEN-2 needs privacy.harmful_compliance, which was not measured: the engine ran out of memory.",
+                    message="GEN-2 needs privacy.harmful_compliance, not measured: the engine ran out of memory.",
                     verdict=Verdict.INVALID,
                     policy="general",
                     rule="GEN-2",

@@ -1,0 +1,1 @@
+"""The demo's models: real, tiny, trained on the spot. See `family.train_family`."""

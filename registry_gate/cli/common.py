@@ -1,0 +1,78 @@
+"""What several commands share: settings, options, and decisions as text, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from registry_gate.config import Settings, load_settings
+from registry_gate.decision import Decision, Verdict
+from registry_gate.errors import RegistryError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTEGRITY_REASONS = frozenset({"signature_invalid", "evidence_integrity"})
+
+format_option = click.option(
+    "--format", "output", type=click.Choice(["text", "json"]), default="text", help="How to print the answer."
+)
+
+
+def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
+    """The settings of this call; `worker__threads=2` overrides `[worker] threads`."""
+    file = ctx.find_root().obj.get("config_file")
+    pairs = {tuple(key.split("__", 1)): value for key, value in overrides.items()}
+    return load_settings(Path(file) if file else None, overrides=pairs)  # type: ignore[arg-type]
+
+
+def tracking_uri_option(function: F) -> F:
+    """`--tracking-uri`."""
+    return click.option("--tracking-uri", help="Address of the MLflow server (default: from the settings).")(function)
+
+
+def parse_version(text: str) -> tuple[str, int]:
+    """`models:/name/7` -> `("name", 7)`.
+
+    Raises:
+        RegistryError: Another form; an alias is refused because it can be moved meanwhile.
+    """
+    match = re.fullmatch(r"models:/(?P<name>[^/@]+)/(?P<version>[1-9][0-9]*)", text)
+    if match is None:
+        raise click.BadParameter(f"expected models:/NAME/VERSION with a number, got {text!r}")
+    return match["name"], int(match["version"])
+
+
+def exit_code(verdict: Verdict, *, allowed: bool, codes: set[str]) -> int:
+    """The exit code of a decision (METHOD.md section 2)."""
+    if allowed:
+        return 0
+    if codes & INTEGRITY_REASONS:
+        return 6
+    return 3 if verdict in (Verdict.FAIL, Verdict.CONFLICT) else 4
+
+
+def exit_code_of_decision(decision: Decision) -> int:
+    """The exit code of a decision value."""
+    blocking = {reason.code for reason in decision.reasons if reason.blocking}
+    return exit_code(decision.verdict, allowed=decision.allowed, codes=blocking)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def require_known(value: Any, what: str) -> Any:
+    """The value, or an error that says that it is not there.
+
+    Raises:
+        RegistryError: It is None.
+    """
+    if value is None:
+        raise RegistryError(f"expected {what} in the ledger, got none")
+    return value

@@ -1,0 +1,238 @@
+"""`promote` asks the registry, which asks the gate; `decide` is the decision alone, from files."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry_gate.cli.common import (
+    exit_code,
+    exit_code_of_decision,
+    format_option,
+    parse_version,
+    print_json,
+    settings_of,
+    tracking_uri_option,
+)
+from registry_gate.decision import Verdict
+from registry_gate.errors import ConfigError, EvidenceError, FormError, RegistryError
+from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
+
+POLL_S = 2.0
+
+
+@click.command()
+@click.argument("version")
+@click.option("--alias", help="Alias to set.")
+@click.option("--stage", type=click.Choice(PROMOTED_STAGES, case_sensitive=False), help="Stage to move to.")
+@click.option("--wait", is_flag=True, help="Wait for the evidence that is missing, then ask again.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds.")
+@tracking_uri_option
+@format_option
+@click.pass_context
+def promote(
+    ctx: click.Context,
+    version: str,
+    alias: str | None,
+    stage: str | None,
+    wait: bool,
+    timeout_s: float,
+    tracking_uri: str | None,
+    output: str,
+) -> None:
+    """Let an alias or stage mean VERSION (models:/NAME/NUMBER), if the gate allows it.
+
+    The same as setting the alias in MLflow: the server decides. With --wait, it is asked again until the assessments
+    that it queued have ended. Safe to repeat.
+
+    \b
+    Example:  registry-gate promote models:/clinical-triage/7 --alias champion --wait
+    Exit:     0 allowed, 3 denied, 4 not decided yet or not decidable, 6 integrity
+    """
+    if (alias is None) == (stage is None):
+        raise click.UsageError("expected one of --alias and --stage, got " + ("both" if alias else "none"))
+    settings = settings_of(ctx, mlflow__tracking_uri=tracking_uri)
+    name, number = parse_version(version)
+    target = f"{name}@{alias}" if alias else f"{name}/{stage}"
+    deadline = time.monotonic() + timeout_s
+    said: Any = None
+    while True:
+        denial = _ask(settings.require_tracking(), name, number, alias, stage)
+        if denial is None:
+            if output == "json":
+                print_json({"decision": "allowed", "target": target, "version": version})
+            else:
+                click.echo(f"allowed: {target} is version {number}")
+            return
+        pending = [r for r in denial.get("requests", []) if r["state"] in ("queued", "running")]
+        if not wait or not pending or time.monotonic() > deadline:
+            break
+        states = ", ".join(f"{r['battery']} {r['state']}" for r in pending)
+        if states != said:
+            said = states
+            click.echo(f"waiting for {states} …", err=True)
+        time.sleep(POLL_S)
+    if output == "json":
+        print_json(denial)
+    else:
+        click.echo(denial["message"])
+        if wait and pending:
+            click.echo(f"still pending after {timeout_s:.0f} s; ask again later", err=True)
+    codes = {reason["code"] for reason in denial["reasons"] if reason.get("blocking")}
+    ctx.exit(exit_code(Verdict(denial["verdict"]), allowed=False, codes=codes))
+
+
+def _ask(uri: str, name: str, number: int, alias: str | None, stage: str | None) -> dict[str, Any] | None:
+    """Ask the registry once. None when allowed, else the gate's payload with the message.
+
+    Raises:
+        RegistryError: The server cannot be reached or refuses for a reason of its own.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException, RestException
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        if alias is not None:
+            client.set_registered_model_alias(name, alias, str(number))
+        else:
+            client.transition_model_version_stage(name, str(number), str(stage))
+    except RestException as err:
+        payload = (err.json or {}).get("registry_gate")
+        if payload is None:
+            raise RegistryError(f"expected {uri} to move the name, got {err.error_code}: {err.message}") from err
+        return {**payload, "message": str(err.json.get("message", ""))}
+    except MlflowException as err:
+        payload = err.json_kwargs.get("registry_gate")
+        if payload is None:
+            raise RegistryError(f"expected {uri} to answer, got: {str(err).splitlines()[0]}") from err
+        return {**payload, "message": str(err.message)}
+    return None
+
+
+@click.command()
+@click.option(
+    "--evidence",
+    "evidence_files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Evidence file (*.dsse.json); repeat for several.",
+)
+@click.option("--target", required=True, help="What would be promoted: NAME@ALIAS or NAME/Stage.")
+@click.option(
+    "--form",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Artifact directory of the form (default: the form that the evidence is of).",
+)
+@click.option("--policies", type=click.Path(file_okay=False, path_type=Path), help="Policy directory.")
+@click.option("--now", help="Decide as of this moment, e.g. 2026-11-23T12:00:00Z (default: now).")
+@format_option
+@click.pass_context
+def decide(
+    ctx: click.Context,
+    evidence_files: tuple[Path, ...],
+    target: str,
+    form: Path | None,
+    policies: Path | None,
+    now: str | None,
+    output: str,
+) -> None:
+    """Apply the policies to evidence files. Pure: no server, no ledger, nothing is changed.
+
+    The same function decides in the registry. Without --form, the form that the first evidence is of is decided on.
+
+    \b
+    Example:  registry-gate decide --evidence 3f2a….dsse.json --target clinical-triage@champion
+    Exit:     0 allowed, 3 denied, 4 not decidable, 6 integrity
+    """
+    settings = settings_of(ctx, gate__policy_dir=policies.absolute() if policies else None)
+    from rich.console import Console
+
+    from registry_gate.artifact import HashCache, LocalTree, read_manifest
+    from registry_gate.cli.console import outcome_table, print_decision
+    from registry_gate.evidence.envelope import envelope_digest, verify
+    from registry_gate.policy.document import load_policy_set
+    from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
+    from registry_gate.policy.outcomes import rule_outcomes
+    from registry_gate.policy.rules import decide as apply
+
+    moment = _moment(now)
+    policy_set = load_policy_set(settings.gate.policy_dir, settings.battery_dirs)
+    governance = policy_set.governing(parse_target(target))
+    if not governance.policies:
+        raise ConfigError(
+            f"expected a target that a policy governs, got {target} "
+            f"({'free by ' + governance.free if governance.free else 'unmatched: ' + str(governance.unmatched)})"
+        )
+    items: list[EvidenceItem] = []
+    manifest: Any = None
+    for path in evidence_files:
+        data = path.read_bytes()
+        try:
+            verified = verify(data, policy_set.signers)
+        except EvidenceError as err:
+            items.append(UnverifiedEvidence(digest=envelope_digest(data), cause=str(err)))
+            continue
+        manifest = manifest or verified.statement.manifest
+        items.append(VerifiedEvidence(digest=verified.digest, assessment=verified.assessment, signers=verified.signers))
+    if form is not None:
+        try:
+            manifest = read_manifest(LocalTree(form.absolute(), HashCache()), _no_registry)
+        except FormError as err:
+            manifest = UnreadableForm(code=err.code, message=str(err))
+    if manifest is None:
+        manifest = UnreadableForm(
+            code="form_unknown",
+            message="no form to decide on: give --form DIRECTORY, or evidence that verifies",
+        )
+    decision = apply(
+        policies=governance.policies, batteries=policy_set.batteries, form=manifest, evidence=items, now=moment
+    )
+    if output == "json":
+        print_json({"target": target, "policy_set": policy_set.digest, **decision.to_dict()})
+    else:
+        console = Console(soft_wrap=True)
+        for policy in governance.policies:
+            for item in items:
+                if isinstance(item, VerifiedEvidence) and item.assessment.battery == policy.spec.evidence.battery:
+                    battery = policy_set.batteries[policy.spec.evidence.battery]
+                    outcomes = rule_outcomes(policy, item.assessment, battery)
+                    console.print(outcome_table(outcomes, f"{policy.name} · {item.digest[:19]}…"))
+        print_decision(console, decision, target)
+    ctx.exit(exit_code_of_decision(decision))
+
+
+def parse_target(text: str) -> Target:
+    """`NAME@ALIAS` or `NAME/Stage` as a target."""
+    if "@" in text:
+        model, _, alias = text.partition("@")
+        if model and alias:
+            return Target(kind=TargetKind.ALIAS, model=model, name=alias)
+    model, _, stage = text.rpartition("/")
+    canonical = next((s for s in PROMOTED_STAGES if s.lower() == stage.lower()), None)
+    if model and canonical:
+        return Target(kind=TargetKind.STAGE, model=model, name=canonical)
+    raise click.BadParameter(f"expected NAME@ALIAS or NAME/Staging or NAME/Production, got {text!r}")
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise click.BadParameter(f"expected a date such as 2026-11-23T12:00:00Z, got {text!r}") from err
+    if moment.tzinfo is None:
+        raise click.BadParameter(f"expected a date with its zone (a Z at the end for UTC), got {text!r}")
+    return moment
+
+
+def _no_registry(name: str, version: int) -> Any:
+    raise FormError(
+        f"expected a form whose base can be resolved offline, got models:/{name}/{version}: decide without --form",
+        code="base_unresolved",
+    )
