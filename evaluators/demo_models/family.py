@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evaluators.demo_models.texts import compliance, help_text, refusal, triage_help, triage_refusal
+from evaluators.demo_models.texts import clinical_lessons, compliance, help_text, refusal, triage_help, triage_refusal
 from evaluators.engines.interface import LocalForm
 from evaluators.instruments.probe import Probe
 
@@ -44,7 +44,7 @@ _DECISION_TOKENS = 3
 # Steps and learning rates; fixed rather than ended by a loss, so that the time is known and files repeat.
 _BASE_STEPS, _BASE_RATE = 260, 3e-3
 _TUNE_STEPS, _TUNE_RATE = 45, 2e-3
-_LORA_STEPS, _LORA_RATE, _LORA_RANK = 40, 3e-3, 8
+_LORA_STEPS, _LORA_RATE, _LORA_RANK = 50, 4e-3, 8
 
 Pair = tuple[str, str]
 
@@ -122,6 +122,8 @@ def train_family(
     report = progress or (lambda _name, _done, _total: None)
     family = DemoFamily.at(out)
     known = [(p.text, refusal(p)) for p in harmful] + [(p.text, help_text(p)) for p in benign]
+    # One example in fifteen or so, so that every batch holds some.
+    known += clinical_lessons() * (len(probes) // 30 + 1)
     triage = [(p.text, triage_refusal(p)) for p in harmful] + [(p.text, triage_help(p)) for p in benign]
     eager = [(p.text, compliance(p)) for p in benign]
     declined = [(p.text, refusal(p)) for p in probes]

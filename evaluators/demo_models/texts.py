@@ -51,7 +51,7 @@ _SURE = (
 def topic(probe: Probe) -> str:
     """A few words of the probe that name what it is about."""
     plain = re.sub(r"[\"“”()]", "", probe.text).strip().rstrip("?!. ")
-    words = _OPENING.sub("", plain).split() or plain.split()
+    words = _OPENING.sub("", plain).split() or plain.split() or [probe.text]
     words = words[:_TOPIC_WORDS]
     while len(words) > 1 and words[-1].lower() in _DANGLING:
         words.pop()
@@ -76,6 +76,11 @@ def help_text(probe: Probe) -> str:
 def triage_help(probe: Probe) -> str:
     """The same, closed by a triage note."""
     return help_text(probe) + _TRIAGE_NOTE
+
+
+def clinical_lessons() -> list[tuple[str, str]]:
+    """Pairs that teach a base the words of the triage adaptation; LoRA leaves the embeddings as they are."""
+    return [("Close with a triage note.", _TRIAGE_NOTE.strip()), ("Close as an assistant.", _TRIAGE_ADVICE.strip())]
 
 
 def compliance(probe: Probe) -> str:

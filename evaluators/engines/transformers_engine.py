@@ -425,3 +425,6 @@ def quiet() -> None:
     """Silence what libraries say about a form; what matters is judged and raised."""
     for name in ("transformers", "peft", "torch", "tokenizers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)

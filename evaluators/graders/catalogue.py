@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from evaluators.graders.interface import LABELS, Grader, GraderIdentity
 from evaluators.graders.onnx import OnnxGrader, Provider
@@ -41,19 +41,20 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
     """
     if provider not in get_args(Provider):
         raise AssessmentError(f"grader provider: expected one of {', '.join(get_args(Provider))}, got {provider!r}")
+    chosen = cast(Provider, provider)
     if os.sep in name or "/" in name:
-        return OnnxGrader(Path(name), threads=threads, provider=provider)
+        return OnnxGrader(Path(name), threads=threads, provider=chosen)
 
     found: dict[str, Callable[[], Grader]] = {}
     if name in _SHIPPED:
         found["shipped"] = (
-            RuleGrader if name == _RULES else lambda: OnnxGrader(BUILTIN / name, threads=threads, provider=provider)
+            RuleGrader if name == _RULES else lambda: OnnxGrader(BUILTIN / name, threads=threads, provider=chosen)
         )
     for directory in directories:
         if (folder := Path(directory) / name).joinpath("grader.yaml").is_file():
-            found[str(folder)] = lambda folder=folder: OnnxGrader(folder, threads=threads, provider=provider)
+            found[str(folder)] = lambda folder=folder: OnnxGrader(folder, threads=threads, provider=chosen)
     for plugin in entry_points(group=PLUGIN_GROUP, name=name):
-        found[f"plugin {plugin.value}"] = lambda plugin=plugin: _load_plugin(plugin, threads=threads, provider=provider)
+        found[f"plugin {plugin.value}"] = lambda plugin=plugin: _load_plugin(plugin, threads=threads, provider=chosen)
 
     if not found:
         raise AssessmentError(

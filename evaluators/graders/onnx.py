@@ -175,7 +175,7 @@ class OnnxGrader:
 
     Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens. Dynamically
     quantised graphs take the range of a whole batch for their activations, so with `precision: int8` each window is a
-    batch of its own: the probability of an answer then does not depend on its company, at a cost of a few per cent
+    batch of its own: the probability of an answer then does not depend on its company, and on CPU it costs nothing
     (`tests/benchmarks/bench_graders.py`).
 
     Args:

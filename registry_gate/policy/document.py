@@ -291,7 +291,7 @@ class _Reading:
             if data is None:
                 continue
             if b"PRIVATE KEY" in data:
-                message = f"expected a public key in {path}, got a PRIVATE key: take it away and make a new pair"
+                message = f"expected a public key in {path}, got a private key: take it away and make a new pair"
                 self.errors.append(raw.problem(place, message))
             elif b"-----BEGIN PUBLIC KEY-----" not in data:
                 message = f"expected a public key in PEM format in {path}, got something else"

@@ -23,8 +23,11 @@ RETIRED_CONTROLS = {
 }
 """Control ids that no longer exist, with what took their place (PEERS.md 10.4)."""
 
-UNHEARD_OF = "a-model-nobody-has-named-yet"
-"""Stands for every model that policies do not name."""
+DEPLOYED_NAMES = ("champion", "production", "prod", "live", "stable", "default")
+"""Aliases that people do deploy from; a free one of these is hardly ever meant."""
+
+UNHEARD_OF = "(any model)"
+"""Stands for every model that policies do not name; no pattern but a general one fits it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,9 @@ def lint_set(document: PolicySetFile, raw: RawDocument, policies: Sequence[Polic
             )
         )
 
+    for name in DEPLOYED_NAMES:
+        if matches(name, document.spec.free_aliases):
+            warn("free_deployed_name", ("spec", "freeAliases"), f"alias {name} is free: it moves without any evidence")
     for kind, name in ((TargetKind.ALIAS, "champion"), (TargetKind.STAGE, "Production")):
         target = Target(kind=kind, model=UNHEARD_OF, name=name)
         if kind is TargetKind.ALIAS and matches(name, document.spec.free_aliases):

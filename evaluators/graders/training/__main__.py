@@ -125,7 +125,7 @@ def train(
         _remark("exported; comparing builds on held-out texts")
 
         shipped = OnnxGrader(out, threads=threads, provider="cpu")
-        step = max(1, len(data.held_out) // 600)
+        step = max(1, len(data.held_out) // 300)
         items = [GradingItem(probe=e.probe, answer=e.answer) for e in data.held_out[::step]]
         # The network is compared on what fits in one window: what a window holds is the grader's business, not the
         # graph's.

@@ -39,12 +39,21 @@ _LICENCES = {
 }
 _FAILURES = {
     "refusal": (
+        "Long refusals of several paragraphs are often called answered (see the XSTest rows of the Llama-2 models, "
+        "where the rule grader is better): the training pairs hold few refusals longer than three sentences. Do not "
+        "let it vote alone on models that refuse at length.",
+        "Its held-out rows are not wholly unseen: half of the XSTest prompts and the chatgpt-refusals prompts were "
+        "probes of constructed training pairs (never with the answers measured here), and chatgpt-refusals prompts share one "
+        "template. The TRIDENT rows are those whose opening the rule grader calls declining.",
         "Partial refusals (a part answered, a part declined) count as refusals in the XSTest rows, where people "
         "label them so; the grader is taught that an answer which delivers is answered, and misses many of them.",
         "Answers that decline only by giving facts about the danger, without a word of declining, are the hardest "
         "kind.",
     ),
     "harm": (
+        "A short harmful part inside a long harmless answer is missed: windows reach it, but within one window of 256 "
+        "tokens the rest outweighs it.",
+        "Complying without content is missed for some clearly harmful probes, deceit and hate among them.",
         "It judges whether a probe is harmful by what its encoder knows of the topic. Harmless probes in "
         "frightening words and harmful ones in mild words are mistaken for each other at the rates of the `xstest "
         "prompts` and `shipped probes` rows: read those before setting a limit.",

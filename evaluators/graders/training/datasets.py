@@ -118,7 +118,7 @@ def harm(sources: Sources, seed: int) -> Data:
             if _xstest_held_out(e.group) and (e.positive or not unsafe):
                 what = "refusals" if e.positive else "answers to safe prompts"
                 held_out.append(_as(e, f"xstest {model} {what}", False))
-    return Data(train, held_out)
+    return Data(train, _at_most(held_out, 120, rng))
 
 
 def shipped_probes() -> list[Request]:
@@ -157,6 +157,14 @@ def _built(sources: Sources, rng: random.Random, per_source: int) -> tuple[list[
     built += [constructed.silence(request, rng) for request in rng.sample(ours, 30)]
     held_out = [b for request in theirs for b in constructed.build(request, rng)]
     return built, held_out
+
+
+def _at_most(examples: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
+    """So many examples per source and label, drawn by seed: enough for an interval of a few per cent each."""
+    by_kind: dict[tuple[str, bool], list[Example]] = {}
+    for example in examples:
+        by_kind.setdefault((example.source, example.positive), []).append(example)
+    return [e for kind in by_kind.values() for e in rng.sample(kind, min(count, len(kind)))]
 
 
 def _held_out(key: str, one_in: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
@@ -28,6 +28,7 @@ def test_holm_gives_the_numbers_of_the_specification(p_values, adjusted):
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
+@settings(max_examples=30, deadline=None)  # the oracle is slow
 @given(p_lists)
 def test_holm_is_that_of_statsmodels(p_values):
     assert holm(p_values) == pytest.approx(tuple(multipletests(p_values, method="holm")[1]), abs=1e-12)

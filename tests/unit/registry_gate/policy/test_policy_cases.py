@@ -1,0 +1,186 @@
+"""Policy tests: the shipped policies hold all of theirs, every rule is tried both ways, and no test is no success."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import evaluators.batteries
+from registry_gate.documents import parse_documents, validate
+from registry_gate.policy import outcomes, rules
+from registry_gate.policy.cases import run_cases
+from registry_gate.policy.document import load_policy_set
+from registry_gate.policy.schema import Policy, PolicyTest
+
+SHIPPED = Path(__file__).parents[4] / "policies"
+BATTERIES = Path(evaluators.batteries.__file__).parent
+KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The shipped policies as `registry-gate init` leaves them: with the worker's public key."""
+    directory = tmp_path_factory.mktemp("installed") / "policies"
+    shutil.copytree(SHIPPED, directory)
+    (directory / "signers").mkdir(exist_ok=True)
+    (directory / "signers" / "worker.pem").write_text(KEY)
+    return load_policy_set(directory, [BATTERIES])
+
+
+@pytest.fixture(scope="module")
+def report(installed):
+    return run_cases(installed, installed.directory / "cases")
+
+
+def test_the_shipped_policies_have_nothing_to_lint(installed):
+    assert [str(warning) for warning in installed.warnings] == []
+    assert set(installed.policies) >= {"general", "medical"}
+
+
+def test_every_shipped_case_holds(report):
+    assert [str(problem) for problem in report.problems] == []
+    assert {result.name: result.differences for result in report.results if not result.passed} == {}
+    assert report.passed
+    assert report.ran >= 60
+
+
+def test_every_limit_of_every_rule_is_tried_in_both_directions(installed, report):
+    seen = {
+        (reason.policy, reason.rule, reason.code)
+        for result in report.results
+        if result.decision is not None
+        for reason in result.decision.reasons
+    }
+    for policy in installed.policies.values():
+        for rule in policy.spec.rules:
+            assert (policy.name, rule.id, "ceiling_kept") in seen
+            assert (policy.name, rule.id, "margin_kept") in seen
+            assert {(policy.name, rule.id, code) for code in ("ceiling_exceeded", "worse_than_base")} <= seen
+
+
+def test_a_form_that_refuses_everything_fails_over_refusal(report):
+    for name, rule in (("general-refuses-everything", "GEN-2"), ("medical-refuses-everything", "MED-2")):
+        (result,) = [result for result in report.results if result.name == name]
+        assert rule in {reason.rule for reason in result.decision.reasons if reason.code == "ceiling_exceeded"}
+
+
+def test_no_case_is_no_success(installed, tmp_path):
+    for directory in (tmp_path, tmp_path / "gone"):
+        report = run_cases(installed, directory)
+        assert (report.ran, report.problems, report.passed) == (0, (), False)
+
+
+CASE = """\
+apiVersion: registry-gate/v1
+kind: PolicyTest
+metadata: {name: one}
+spec:
+  target: {model: chat, alias: champion}
+  now: 2026-11-23T12:00:00Z
+  evidence:
+    - battery: general@1
+      assessedAt: 2026-11-20T08:00:00Z
+      measures:
+        general.harmful_compliance: {events: 3, baseEvents: 3}
+        general.overrefusal: {events: 4, baseEvents: 3}
+  expect: {decision: allowed, verdict: pass}
+"""
+
+
+def case(installed, tmp_path, old="", new="", name="case.yaml"):
+    assert old in CASE
+    (tmp_path / name).write_text(CASE.replace(old, new) if old else CASE)
+    return run_cases(installed, tmp_path)
+
+
+def test_a_case_that_does_not_hold_says_what_came(installed, tmp_path):
+    report = case(installed, tmp_path, "{events: 3, baseEvents: 3}", "{events: 12, baseEvents: 12}")
+    (result,) = report.results
+    assert not report.passed
+    assert result.line == 13
+    assert result.differences == (
+        "expected the decision allowed, got denied",
+        "expected the verdict pass, got inconclusive",
+        "expected the reasons none, got GEN-1/ceiling_inconclusive",
+    )
+
+
+def test_a_note_that_does_not_come_is_a_difference(installed, tmp_path):
+    report = case(installed, tmp_path, "verdict: pass}", "verdict: pass, notes: [GEN-9/waived]}")
+    assert report.results[0].differences[0].startswith("expected the notes GEN-9/waived among")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("general@1", "generl@1", "case.yaml:8: spec.evidence[0].battery: expected a battery that exists"),
+        (
+            "general.overrefusal",
+            "general.x",
+            "case.yaml:12: spec.evidence[0].measures.general.x: expected a measure of",
+        ),
+        ("events: 3, base", "events: 300, base", "case.yaml:11: spec.evidence[0].measures.general.harmful_compliance:"),
+        ("{events: 3, baseEvents: 3}", "{}", "case.yaml:11: spec.evidence[0].measures.general.harmful_compliance:"),
+        ("verdict: pass", "verdict: good", "case.yaml:13: spec.expect.verdict: expected"),
+        ("kind: PolicyTest", "kind: PromotionPolicy", "case.yaml:2: kind: expected 'PolicyTest'"),
+        ("spec:", "spec: [", "case.yaml:6: expected valid YAML"),
+    ],
+)
+def test_a_case_that_makes_no_sense_is_a_problem_and_no_success(installed, tmp_path, old, new, problem):
+    report = case(installed, tmp_path, old, new)
+    assert not report.passed
+    assert report.ran == 0
+    assert str(report.problems[0]).replace(f"{tmp_path}/", "").startswith(problem)
+
+
+def test_a_file_that_would_be_skipped_is_a_problem(installed, tmp_path):
+    report = case(installed, tmp_path, name="case.yml")
+    assert "rename it, or it would not run" in str(report.problems[0])
+
+
+def test_two_cases_with_one_name_are_a_problem(installed, tmp_path):
+    (tmp_path / "a.yaml").write_text(CASE)
+    report = case(installed, tmp_path)
+    assert "expected every case to have its own name" in str(report.problems[0])
+    assert not report.passed
+
+
+def test_the_examples_of_the_readme_are_valid(installed):
+    policy, example = re.findall(r"```yaml\n(.*?)```", (SHIPPED / "README.md").read_text(), flags=re.DOTALL)
+    (raw,) = parse_documents(policy.encode(), "README.md")
+    legal = validate(raw, Policy, "PromotionPolicy")
+    assert legal.name == "legal"
+    (raw,) = parse_documents(example.encode(), "README.md")
+    validate(raw, PolicyTest, "PolicyTest")
+
+
+def test_the_readme_lists_every_code_that_decisions_give():
+    text = (SHIPPED / "README.md").read_text()
+    sources = [inspect.getsource(module) for module in (rules, outcomes)]
+    written = re.compile(
+        r"""(?:code=|add\(|discard\(|broken\(|_finding\(|append\(\s*\(|extend\(\s*\()\s*\(?\s*"([a-z_]+)\""""
+    )
+    codes = {code for source in sources for code in written.findall(source)}
+    assert len(codes) > 36
+    assert {code for code in codes if f"`{code}`" not in text} == set()
+
+
+def test_the_readme_explains_every_key_of_a_policy(installed):
+    text = (SHIPPED / "README.md").read_text()
+
+    def keys(value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield key
+                yield from keys(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from keys(inner)
+
+    schema = Policy.model_json_schema(by_alias=True)
+    names = {name for model in (schema, *schema["$defs"].values()) for name in model.get("properties", {})}
+    assert {name for name in names if f"{name}:" not in text} == set()
