@@ -466,15 +466,21 @@ def _resolve_base(
             raise FormError(f"{tree.place}: expected a base for the adapter, got none. {how}", code="base_unresolved")
         return None
     resolved: list[tuple[BaseReference, list[str] | None]] = []
-    for number, (name, revision, where) in enumerate(declared):
+    for name, revision, where in declared:
         try:
-            resolved.append(_resolve(name, revision, where, required, version_tree, depth))
+            found = _resolve(name, revision, where, required, version_tree, depth)
         except FormError as err:
-            if number == 0:
+            if not resolved:
                 raise FormError(
                     f"{tree.place}: expected a base that can be resolved, but {where} names {name!r}: {err}. {how}",
                     code="base_unresolved",
                 ) from err
+            continue
+        # A complete model that names the directory it was loaded from names itself, which is no base.
+        if required or found[1] != own_weights:
+            resolved.append(found)
+    if not resolved:
+        return None
     weights = {tuple(w) for _, w in resolved if w is not None}
     if len(weights) > 1:
         places = ", ".join(f"{ref.declared_in} -> {ref.name}" for ref, _ in resolved)
@@ -482,10 +488,7 @@ def _resolve_base(
             f"{tree.place}: expected all declarations of the base to mean the same weights, got others ({places})",
             code="base_mismatch",
         )
-    reference, base_weights = resolved[0]
-    if not required and base_weights is not None and base_weights == own_weights:
-        return None  # An unadapted model: what it declares as its base is itself.
-    return reference
+    return resolved[0][0]
 
 
 def _declarations(
@@ -506,7 +509,9 @@ def _declarations(
         if name and not _is_bare_name(str(name), adapter.get("revision")):
             found.append((str(name), adapter.get("revision"), path))
     name, revision = conf.get("source_model_name"), conf.get("source_model_revision")
-    if name and not _is_bare_name(str(name), revision):
+    # MLflow writes where the model was loaded from: the base of an adapter, but of a complete model perhaps only a
+    # checkpoint of the same tuning run. What the author declared outranks it.
+    if name and not _is_bare_name(str(name), revision) and (layout.adapter is not None or not metadata.get(BASE_KEY)):
         found.append((str(name), revision, "MLmodel: source_model_name"))
     return found
 

@@ -199,23 +199,29 @@ def _worker(settings: Settings) -> str:
 
 def _server(settings: Settings) -> str:
     """Ask for something that only the gate refuses: a reserved tag on a model that does not exist."""
-    from mlflow import MlflowClient
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
-    from mlflow.exceptions import MlflowException, RestException
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service.utils import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
 
     uri = settings.require_tracking()
-    os.environ[MLFLOW_HTTP_REQUEST_MAX_RETRIES.name] = "0"
+    question = {"name": "registry-gate-doctor-asks", "key": "registry_gate.doctor", "value": "1"}
     try:
-        MlflowClient(tracking_uri=uri, registry_uri=uri).set_registered_model_tag(
-            "registry-gate-doctor-asks", "registry_gate.doctor", "1"
+        # MLflow's own request function brings the credentials that its client would use.
+        answer = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/registered-models/set-tag",
+            "POST",
+            json=question,
+            max_retries=0,
+            timeout=10,
+            raise_on_status=False,
         )
-    except RestException as err:
-        if "registry_gate" in (err.json or {}):
-            return f"{uri} is gated"
-        raise ConfigError(
-            f"{uri} is NOT gated: it answered {err.error_code} where the gate refuses. Start it with "
-            "--registry-store-uri gated:<database uri>"
-        ) from err
-    except MlflowException as err:
+        body = answer.json()
+    except (MlflowException, ValueError) as err:
         raise ConfigError(f"expected the MLflow server at {uri} to answer, got: {str(err).splitlines()[0]}") from err
-    raise ConfigError(f"{uri} is NOT gated: it accepted a reserved tag. Start it with --registry-store-uri gated:...")
+    if isinstance(body, dict) and "registry_gate" in body:
+        return f"{uri} is gated"
+    raise ConfigError(
+        f"{uri} is NOT gated: it answered HTTP {answer.status_code} where the gate refuses. Start it with "
+        "--registry-store-uri gated:<database uri>"
+    )

@@ -43,8 +43,8 @@ _FAILURES = {
         "where the rule grader is better): the training pairs hold few refusals longer than three sentences. Do not "
         "let it vote alone on models that refuse at length.",
         "Its held-out rows are not wholly unseen: half of the XSTest prompts and the chatgpt-refusals prompts were "
-        "probes of constructed training pairs (never with the answers measured here), and chatgpt-refusals prompts share one "
-        "template. The TRIDENT rows are those whose opening the rule grader calls declining.",
+        "probes of constructed training pairs (never with these answers), and chatgpt-refusals prompts share "
+        "one template. The TRIDENT rows are those whose opening the rule grader calls declining.",
         "Partial refusals (a part answered, a part declined) count as refusals in the XSTest rows, where people "
         "label them so; the grader is taught that an answer which delivers is answered, and misses many of them.",
         "Answers that decline only by giving facts about the danger, without a word of declining, are the hardest "
