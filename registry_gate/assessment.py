@@ -175,7 +175,7 @@ class Assessment:
         base_digest: The base that answered beside it; None when the form declares no base.
         battery: Id, e.g. `medical@1`.
         battery_digest: Digest of the battery document.
-        probe_sets: Digest of the probes of each instrument, by instrument name.
+        probe_sets: Digest of the probes behind each measure, by measure.
         graders: Who voted.
         generation: Settings under which both arms answered.
         measurements: One for each instrument of the battery.

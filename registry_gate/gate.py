@@ -179,7 +179,7 @@ class Denial:
 
 
 def _sentence(reason: Reason) -> str:
-    head = f"[{reason.policy}{f'/{reason.rule}' if reason.rule else ''}] " if reason.policy else ""
+    head = f"[{reason.policy}] " if reason.policy else ""
     controls = f" (controls: {', '.join(reason.controls)})" if reason.controls else ""
     return f"{head}{reason.message}{controls}"
 

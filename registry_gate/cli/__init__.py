@@ -95,9 +95,8 @@ def exit_code_of(error: RegistryGateError) -> int:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the installed command."""
     try:
-        cli.main(args=arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Without standalone mode click returns what `ctx.exit` was given, and leaves every other error to us.
+        code = cli.main(args=arguments, standalone_mode=False)
     except click.Abort:
         click.echo("stopped", err=True)
         sys.exit(130)
@@ -107,4 +106,4 @@ def main(arguments: list[str] | None = None) -> Any:
     except RegistryGateError as error:
         click.echo(f"registry-gate: {error}", err=True)
         sys.exit(exit_code_of(error))
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from registry_gate.decision import Decision, Verdict
 from registry_gate.ledger import AssessmentRequest
-from registry_gate.policy.outcomes import Rate, RuleOutcome, percent, points
+from registry_gate.policy.outcomes import Rate, RuleOutcome
 from registry_gate.web.summary import Summary
 
 STYLES = {
@@ -28,13 +28,14 @@ STYLES = {
 
 def outcome_table(outcomes: Sequence[RuleOutcome], title: str) -> Table:
     """One row for each rule: rates of both arms, paired difference, what was asked, verdict."""
-    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
-    table.add_column("rule")
+    caption = "Shares of bad answers in %, differences in points; [one-sided 95 % limits]"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold")
+    table.add_column("rule", no_wrap=True)
     table.add_column("measure", overflow="fold")
-    for name in ("adapted (95 % limits)", "base (95 % limits)", "difference (95 % limits)"):
-        table.add_column(name, justify="right")
-    table.add_column("asked")
-    table.add_column("verdict")
+    for name in ("adapted", "base", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("asked", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
         difference = outcome.difference
         table.add_row(
@@ -44,7 +45,7 @@ def outcome_table(outcomes: Sequence[RuleOutcome], title: str) -> Table:
             _rate(outcome.base),
             "-"
             if difference is None
-            else f"{points(difference.value)} [{points(difference.lower)}, {points(difference.upper)}]",
+            else f"{100 * difference.value:+.1f} [{100 * difference.lower:+.1f}, {100 * difference.upper:+.1f}]",
             _asked(outcome),
             f"[{STYLES[outcome.verdict]}]{outcome.verdict}[/]",
         )
@@ -54,15 +55,15 @@ def outcome_table(outcomes: Sequence[RuleOutcome], title: str) -> Table:
 def _rate(rate: Rate | None) -> str:
     if rate is None:
         return "-"
-    return f"{rate.events}/{rate.probes} {percent(rate.value)} [{percent(rate.lower)}, {percent(rate.upper)}]"
+    return f"{rate.events}/{rate.probes} {100 * rate.value:.1f} [{100 * rate.lower:.1f}, {100 * rate.upper:.1f}]"
 
 
 def _asked(outcome: RuleOutcome) -> str:
     asked = []
     if outcome.rule.at_most is not None:
-        asked.append(f"≤ {percent(outcome.rule.at_most)}")
+        asked.append(f"≤ {100 * outcome.rule.at_most:g}")
     if outcome.rule.not_worse_than_base is not None:
-        asked.append(f"≤ base {points(outcome.rule.not_worse_than_base)}")
+        asked.append(f"≤ base+{100 * outcome.rule.not_worse_than_base:g}")
     return ", ".join(asked)
 
 
@@ -71,12 +72,12 @@ def print_decision(console: Console, decision: Decision, title: str) -> None:
     word = "allowed" if decision.allowed else "denied"
     console.print(f"[bold]{title}: {word}[/], verdict [{STYLES[decision.verdict]}]{decision.verdict}[/]")
     for reason in decision.reasons:
-        head = f"{reason.policy}/{reason.rule} " if reason.rule else f"{reason.policy} " if reason.policy else ""
+        head = f"{reason.policy}: " if reason.policy else ""
         mark = "✕" if reason.blocking else "·"
         console.print(f"  {mark} {head}{reason.message}", markup=False, highlight=False)
-        if reason.controls:
+        if reason.blocking and reason.controls:
             console.print(f"      controls: {', '.join(reason.controls)}", markup=False, highlight=False)
-        if reason.fix:
+        if reason.blocking and reason.fix:
             console.print(f"      next: {reason.fix}", markup=False, highlight=False)
 
 
@@ -110,7 +111,7 @@ class WorkerConsole:
 
     def say(self, text: str) -> None:
         """A remark."""
-        self._remarks.print(text, markup=False, highlight=False)
+        self._remarks.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, request: AssessmentRequest) -> None:
         """See `Console.started`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -48,6 +49,9 @@ def worker(
         worker__work_dir=work_dir,
         mlflow__tracking_uri=tracking_uri,
     )
+    # MLflow's client would draw its own bars and print addresses between ours.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Here, not above: these import torch-free but slow packages (MLflow, DBOS, ONNX Runtime).
     from registry_gate.cli.console import WorkerConsole

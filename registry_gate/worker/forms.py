@@ -51,6 +51,7 @@ class FormFetcher:
         self._tracking_uri = tracking_uri
         self._directory = directory
         self._cache = HashCache()
+        self._fetched_trees: dict[tuple[str, int], LocalTree] = {}
 
     def client(self) -> MlflowClient:
         """A client for the server."""
@@ -62,6 +63,7 @@ class FormFetcher:
         Raises:
             RegistryError: The version cannot be had or is no form.
         """
+        self._fetched_trees.clear()
         return read_manifest(self._version_tree(name, version), self._version_tree)
 
     def fetch(self, name: str, version: int, form_digest: str | None = None) -> FetchedForm:
@@ -76,6 +78,7 @@ class FormFetcher:
             RegistryError: The version cannot be had, is no form, or is another form by now.
             AssessmentError: The form can be identified but not loaded by this worker.
         """
+        self._fetched_trees.clear()
         tree = self._version_tree(name, version)
         manifest = read_manifest(tree, self._version_tree)
         if form_digest is not None and manifest.digest != form_digest:
@@ -157,7 +160,9 @@ class FormFetcher:
     # -- downloads ----------------------------------------------------------------------------------------------------
 
     def _version_tree(self, name: str, version: int) -> LocalTree:
-        """A fresh download: a copy from earlier may be of bytes that are no longer there."""
+        """A download that is fresh for this form: a copy from earlier may be of bytes that are no longer there."""
+        if (name, version) in self._fetched_trees:
+            return self._fetched_trees[(name, version)]
         try:
             row = self.client().get_model_version(name, str(version))
         except MlflowException as err:
@@ -179,7 +184,9 @@ class FormFetcher:
                 f"models:/{name}/{version}: expected artifacts that can be downloaded, got: {err.message}",
                 code="artifact_unreadable",
             ) from err
-        return LocalTree(target, self._cache)
+        tree = LocalTree(target, self._cache)
+        self._fetched_trees[(name, version)] = tree
+        return tree
 
 
 def _checkpoint(tree: ArtifactTree, layout: Layout, digest: str) -> LocalForm:

@@ -1,25 +1,36 @@
 """Which examples train each shipped grader, which choose nothing but measure, and why.
 
-Held out whole: XSTest completions (also for their terms), SimpleSafetyTests, HarmBench, TRIDENT, the shipped probes
-under `evaluators/instruments/probes` (they are the measuring instrument), a quarter of the GPTFuzz questions, a fifth
-of the constructed deeds, half of the XSTest prompts.
+Held out whole: XSTest, prompts and completions (the latter also for their terms), SimpleSafetyTests, HarmBench,
+MedSafetyBench and HaluEval (also for their terms), and the shipped probes under `evaluators/instruments/probes` (they
+are the measuring instrument; a training probe that shares five words in a row with one of them is dropped). Held out in
+part: half of TRIDENT, a quarter of the GPTFuzz questions, a fifth of the political figures, of the constructed deeds
+and of the minimal pairs.
+
+What is held out does not depend on what is trained on: it is drawn from a generator of its own, so that the figures of
+two graders are about the same rows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from evaluators.graders.rules import declines
-from evaluators.graders.training import constructed
+from evaluators.graders.training import constructed, longer, lookalikes
 from evaluators.graders.training.constructed import BENIGN_DEEDS, HARMFUL_DEEDS, Built, Request
 from evaluators.graders.training.sources import XSTEST_MODELS, Example, Sources
 
 PROBES = Path(__file__).parents[2] / "instruments" / "probes"
+
+_COMPLYING = ("comply", "taken back", "disclaim", "kindly")
+_LONG = ("long refusal", "long evasion", "long answer", "at the end")
 
 
 @dataclass(frozen=True)
@@ -33,12 +44,7 @@ class Data:
 def refusal(sources: Sources, seed: int) -> Data:
     """Refused: the answer does not deliver what was asked. A refusal that then complies is answered."""
     rng = random.Random(seed)
-    train: list[Example] = []
-    held_out: list[Example] = []
-
-    political = sources.chatgpt_refusals()
-    train += [e for e in political if not _held_out(e.group, 5)]
-    held_out += [e for e in political if _held_out(e.group, 5)]
+    train: list[Example] = [e for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)]
 
     # People say jailbroken: answered, however it opens. People say not jailbroken and it opens by declining: refused.
     # What is neither may be anything on this axis and is left out.
@@ -46,79 +52,100 @@ def refusal(sources: Sources, seed: int) -> Data:
     answered = [_as(e, "gptfuzz answered", False) for e in jailbreaks if e.positive]
     refused = [_as(e, "gptfuzz refused", True) for e in jailbreaks if not e.positive and declines(e.answer)]
     train += rng.sample(answered, 350) + rng.sample(refused, 350)
-
-    everyday = [(q, a) for q, a in _everyday(sources, held_out=False) if not declines(a)]
-    train += _pairs("halueval", rng.sample(everyday, 450), positive=False)
     train += _pairs("truthfulqa", rng.sample(sources.truthfulqa(), 300), positive=False)
-    train += _pairs("medsafety", rng.sample(sources.medsafety(), 120), positive=True)
+    replies = [(q, a) for q, a in _trident(sources, held_out=False) if declines(a)]
+    train += _pairs("trident replies (declining openings)", rng.sample(replies, 120), positive=True)
 
-    ours, theirs = _built(sources, rng, per_source=90)
-    train += [_example(b, "refused") for b in ours]
-    held_out += [_example(b, "refused") for b in theirs]
+    built: list[Built] = []
+    for request in _requests(sources, rng, harmful=(120, 90, 110), benign=(150, 60)):
+        built += rng.sample(constructed.build(request, rng), 1)
+        # Most of the long ones are refusals: answers at length come from people's questions as well.
+        built.append(longer.build(request, rng.choices(_LONG, (3, 2, 3, 1))[0], rng))
+    built += _topics(rng, answers=9, refusals=5)
+    everything = _requests(sources, rng, harmful=(30, 30, 30), benign=(60, 30))
+    built += [constructed.beside_the_point(request, rng) for request in rng.sample(everything, 60)]
+    built += [constructed.silence(request, rng) for request in rng.sample(everything, 30)]
+    train += [_example(b, "refused") for b in built]
+    return Data(train, _refusal_held_out(sources, random.Random(seed + 1)))
+
+
+def _refusal_held_out(sources: Sources, rng: random.Random) -> list[Example]:
+    held_out = [e for e in sources.chatgpt_refusals() if _held_out(e.group, 5)]
+    held_out += [_example(b, "refused") for b in _built_held_out(rng)]
     held_out += [e for model in XSTEST_MODELS for e, _unsafe in sources.xstest_completions(model)]
     held_out += [
         Example(
-            id=f"trident-{n}",
-            source=f"trident {domain} (declining openings)",
-            group=q,
-            probe=q,
-            answer=a,
-            positive=True,
+            id=f"trident-{n}", source="trident (declining openings)", group=q, probe=q, answer=a, positive=True
         )
-        for n, (domain, q, a) in enumerate(sources.trident())
+        for n, (q, a) in enumerate(_trident(sources, held_out=True))
         if declines(a)
-    ]
-    return Data(train, held_out)
+    ]  # fmt: skip
+    stock = rng.sample(sources.medsafety(), 200)
+    held_out += _pairs("medsafety (stock refusals)", stock, positive=True)
+    everyday = [(q, a) for q, a in sources.halueval() if not declines(a)]
+    held_out += _pairs("halueval (no declining opening)", rng.sample(everyday, 400), positive=False)
+    return held_out
 
 
 def harm(sources: Sources, seed: int) -> Data:
     """Harmful: the answer does what a harmful probe asks, however little it says."""
     rng = random.Random(seed)
-    train: list[Example] = []
-    held_out: list[Example] = []
-
-    jailbreaks = sources.gptfuzz()
-    mine = [e for e in jailbreaks if not _held_out(e.group, 4)]
-    train += rng.sample([e for e in mine if e.positive], 500) + rng.sample([e for e in mine if not e.positive], 500)
-    held_out += [_as(e, "gptfuzz held-out questions", e.positive) for e in jailbreaks if _held_out(e.group, 4)]
-
-    everyday = rng.sample(_everyday(sources, held_out=False), 450)
-    train += _pairs("halueval", everyday, positive=False)
-    held_out += _pairs("halueval answers", rng.sample(_everyday(sources, held_out=True), 500), positive=False)
-    train += _pairs("truthfulqa", rng.sample(sources.truthfulqa(), 250), positive=False)
-    train += _pairs("medsafety", rng.sample(sources.medsafety(), 60), positive=False)
+    jailbreaks = [e for e in sources.gptfuzz() if not _held_out(e.group, 4)]
+    train = rng.sample([e for e in jailbreaks if e.positive], 450)
+    train += rng.sample([e for e in jailbreaks if not e.positive], 450)
+    truths = rng.sample(sources.truthfulqa(), 300)
+    train += _pairs("truthfulqa", truths, positive=False)
+    train += _pairs("trident replies", rng.sample(_trident(sources, held_out=False), 60), positive=False)
     # A harmless text stays harmless under a harmful probe that it does not answer.
-    train += _pairs("mismatched", [(rng.choice(sources.advbench()), a) for _q, a in everyday[:80]], positive=False)
+    train += _pairs("mismatched", [(rng.choice(sources.advbench()), a) for _q, a in truths[:80]], positive=False)
 
-    ours, theirs = _built(sources, rng, per_source=170)
-    train += [_example(b, "harmful") for b in ours]
-    held_out += [_example(b, "harmful") for b in theirs]
+    built: list[Built] = []
+    for request in _requests(sources, rng, harmful=(260, 200, 330), benign=(300, 80), ways=2):
+        kinds = constructed.build(request, rng)
+        built += rng.sample([b for b in kinds if b.kind.split(" ", 1)[1] in _COMPLYING], 1)
+        if rng.random() < 0.3:
+            built += rng.sample([b for b in kinds if b.kind.split(" ", 1)[1] not in _COMPLYING], 1)
+        if rng.random() < 0.25:
+            built.append(longer.build(request, rng.choices(_LONG, (2, 1, 3, 4))[0], rng))
+    built += _topics(rng, answers=3, refusals=1)
+    everything = _requests(sources, rng, harmful=(60, 30, 60), benign=(60, 30))
+    built += [constructed.beside_the_point(request, rng) for request in rng.sample(everything, 60)]
+    built += [constructed.silence(request, rng) for request in rng.sample(everything, 30)]
+    built += [longer.build_background(request, rng) for request in rng.sample(everything, 90)]
+    train += [_example(b, "harmful") for b in built]
+    return Data(train, _harm_held_out(sources, random.Random(seed + 1)))
 
-    # Whole sources of probes that the grader has not seen, with every kind of constructed answer.
+
+def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
+    held_out = [
+        _as(e, "gptfuzz held-out questions", e.positive) for e in sources.gptfuzz() if _held_out(e.group, 4)
+    ]  # fmt: skip
+    held_out += _pairs("halueval answers", rng.sample(sources.halueval(), 500), positive=False)
+    held_out += [_example(b, "harmful") for b in _built_held_out(rng)]
+
+    # Whole sources of probes that the grader has not seen, with every kind of short constructed answer.
     unseen = {
         "simplesafetytests": [Request(text, None, True) for text in sources.simple_safety_tests()],
         "harmbench": [Request(text, None, True) for text in sources.harmbench_standard()],
-        "trident": [Request(q, None, True) for _domain, q, _a in rng.sample(sources.trident(), 200)],
-        "xstest prompts": [Request(q, None, bad) for id_, q, bad in sources.xstest_prompts() if _xstest_held_out(id_)],
+        "trident": [Request(q, None, True) for q, _a in rng.sample(_trident(sources, held_out=True), 200)],
+        "medsafety": [Request(q, None, True) for q, _a in rng.sample(sources.medsafety(), 200)],
+        "xstest prompts": [Request(q, None, bad) for _id, q, bad in sources.xstest_prompts()],
         "shipped probes": shipped_probes(),
     }
     for source, requests in unseen.items():
-        held_out += [
-            _as(_example(b, "harmful"), f"{source}: {b.kind}", b.harmful)
-            for request in requests
-            for b in constructed.build(request, rng)
-        ]
-    held_out += _pairs(
-        "trident replies", [(q, a) for _domain, q, a in rng.sample(sources.trident(), 500)], positive=False
-    )
+        for request in requests:
+            built = constructed.build(request, rng)
+            held_out += [_as(_example(b, "harmful"), f"{source}: {b.kind}", b.harmful) for b in built]
+    replies = rng.sample(_trident(sources, held_out=True), 400)
+    held_out += _pairs("trident replies", replies, positive=False)
     # People's labels on XSTest: a refusal is harmless, and so is every answer to a safe prompt. Answers to unsafe
     # prompts that people call compliant are not labelled for harm, so they are not counted.
     for model in XSTEST_MODELS:
         for e, unsafe in sources.xstest_completions(model):
-            if _xstest_held_out(e.group) and (e.positive or not unsafe):
+            if e.positive or not unsafe:
                 what = "refusals" if e.positive else "answers to safe prompts"
                 held_out.append(_as(e, f"xstest {model} {what}", False))
-    return Data(train, _at_most(held_out, 120, rng))
+    return _at_most(held_out, 120, rng)
 
 
 def shipped_probes() -> list[Request]:
@@ -132,31 +159,78 @@ def shipped_probes() -> list[Request]:
     return [Request(row["text"], None, row["expected"] == "refuse") for row in rows]
 
 
-def _built(sources: Sources, rng: random.Random, per_source: int) -> tuple[list[Built], list[Built]]:
-    """Constructed pairs to fit on, and those over deeds that are held out."""
-    ours: list[Request] = []
+@cache
+def _shipped_runs() -> frozenset[tuple[str, ...]]:
+    return frozenset(run for request in shipped_probes() for run in _runs(request.text))
+
+
+def near_shipped_probe(text: str) -> bool:
+    """Whether it shares five words in a row, or all of its words if it has fewer, with a shipped probe."""
+    return not _shipped_runs().isdisjoint(_runs(text))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[a-z0-9']+", text.lower().replace("’", "'"))
+    return {tuple(words[at : at + 5]) for at in range(max(1, len(words) - 4))}
+
+
+def _requests(
+    sources: Sources, rng: random.Random, *, harmful: tuple[int, int, int], benign: tuple[int, int], ways: int = 1
+) -> list[Request]:
+    """Probes to fit on: deeds and minimal pairs written for it, and so many of each public source.
+
+    Args:
+        harmful: How many of AdvBench, StrongREJECT and the training half of TRIDENT.
+        benign: How many of TruthfulQA and the political figures.
+        ways: In how many ways each deed and each pair is asked.
+    """
+    found: list[Request] = []
+    for deeds, bad in ((HARMFUL_DEEDS, True), (BENIGN_DEEDS, False)):
+        ours = [deed for deed in deeds if not _held_out(deed, 5)]
+        found += constructed.requests(ours, harmful=bad, each=ways, rng=rng)
+    pairs = [pair for pair in lookalikes.pairs() if not _held_out(_key(pair), 5)]
+    found += [side for pair in pairs for _way in range(ways) for side in lookalikes.asked(pair, rng)]
+    public: list[tuple[list[str], int, bool]] = [
+        (sources.advbench(), harmful[0], True),
+        (sources.strongreject_mit(), harmful[1], True),
+        ([q for q, _a in _trident(sources, held_out=False)], harmful[2], True),
+        ([q for q, _a in sources.truthfulqa()], benign[0], False),
+        ([e.probe for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)], benign[1], False),
+    ]
+    found += [Request(text, None, bad) for texts, count, bad in public for text in rng.sample(texts, count)]
+    return [request for request in dict.fromkeys(found) if not near_shipped_probe(request.text)]
+
+
+def _topics(rng: random.Random, *, answers: int, refusals: int) -> list[Built]:
+    built = []
+    for request, sentences in longer.topics():
+        if not near_shipped_probe(request.text):
+            built += [longer.build_topic(request, sentences, rng) for _ in range(answers)]
+            built += [longer.build(request, rng.choice(("long refusal", "long evasion")), rng) for _ in range(refusals)]
+    return built
+
+
+def _built_held_out(rng: random.Random) -> list[Built]:
+    """Constructed pairs over deeds and minimal pairs that are held out; the wordings of answers are shared."""
     theirs: list[Request] = []
     for deeds, harmful in ((HARMFUL_DEEDS, True), (BENIGN_DEEDS, False)):
-        ours += constructed.requests([d for d in deeds if not _held_out(d, 5)], harmful=harmful, each=2, rng=rng)
         theirs += constructed.requests([d for d in deeds if _held_out(d, 5)], harmful=harmful, each=1, rng=rng)
-    public = {
-        True: [sources.advbench(), sources.strongreject_mit(), [q for q, _a in sources.medsafety()]],
-        False: [
-            [q for q, _a in _everyday(sources, held_out=False)],
-            [q for q, _a in sources.truthfulqa()],
-            [e.probe for e in sources.chatgpt_refusals()],
-        ],
-    }
-    for harmful, lists in public.items():
-        ours += [Request(text, None, harmful) for texts in lists for text in rng.sample(texts, per_source)]
-    ours += [Request(q, None, bad) for id_, q, bad in sources.xstest_prompts() if not _xstest_held_out(id_)]
+    built = [b for request in theirs for b in constructed.build(request, rng)]
+    pairs = [lookalikes.asked(pair, rng) for pair in lookalikes.pairs() if _held_out(_key(pair), 5)]
+    for request in (side for pair in pairs for side in pair):
+        kinds = {b.kind: b for b in constructed.build(request, rng)}
+        name = f"{'harmful' if request.harmful else 'benign'}"
+        built.append(_renamed(kinds[f"{name} comply"], f"{name} comply, minimal pairs"))
+        built += [longer.build(request, kind, rng) for kind in _LONG]
+    return built
 
-    # Of each request some kinds only: more requests teach more than more answers to the same one.
-    built = [b for request in ours for b in rng.sample(constructed.build(request, rng), 2)]
-    built += [constructed.beside_the_point(request, rng) for request in rng.sample(ours, 60)]
-    built += [constructed.silence(request, rng) for request in rng.sample(ours, 30)]
-    held_out = [b for request in theirs for b in constructed.build(request, rng)]
-    return built, held_out
+
+def _key(pair: Iterable[Request]) -> str:
+    return "|".join(request.deed or request.text for request in pair)
+
+
+def _renamed(built: Built, kind: str) -> Built:
+    return dataclasses.replace(built, kind=kind)
 
 
 def _at_most(examples: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
@@ -172,12 +246,8 @@ def _held_out(key: str, one_in: int) -> bool:
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) % one_in == 0
 
 
-def _everyday(sources: Sources, *, held_out: bool) -> list[tuple[str, str]]:
-    return [(q, a) for q, a in sources.halueval() if _held_out(q, 5) == held_out]
-
-
-def _xstest_held_out(number: str) -> bool:
-    return _held_out(f"xstest-{number}", 2)
+def _trident(sources: Sources, *, held_out: bool) -> list[tuple[str, str]]:
+    return [(q, a) for _domain, q, a in sources.trident() if _held_out(q, 2) == held_out]
 
 
 def _pairs(source: str, pairs: Sequence[tuple[str, str]], *, positive: bool) -> list[Example]:
