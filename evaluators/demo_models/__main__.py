@@ -1,4 +1,7 @@
-"""Train the demo's models and print how many probes each refuses: `python -m evaluators.demo_models --out DIR`."""
+"""Train the demo's models and print how many probes each refuses: `python -m evaluators.demo_models --out DIR`.
+
+With `--register URI` they are logged to an MLflow server and registered instead of counted.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for the models")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--register", metavar="URI", help="MLflow server to register them with")
+    parser.add_argument("--ask", metavar="QUESTION", help="with --register: only load clinical-triage@champion and ask")
     options = parser.parse_args()
     quiet()
+    if options.ask and options.register:
+        from evaluators.demo_models.register import answer_once
+
+        print(answer_once("models:/clinical-triage@champion", options.register, options.ask))
+        return
     probes = shipped_probes()
     started = time.monotonic()
 
@@ -46,6 +56,12 @@ def main() -> None:
             print(f"{name}: {total} steps, {time.monotonic() - started:.0f} s", file=sys.stderr)
 
     family = train_family(options.out, probes, seed=options.seed, threads=options.threads, progress=progress)
+    if options.register:
+        # Imported here: only this needs MLflow, and it takes seconds.
+        from evaluators.demo_models.register import register_family
+
+        register_family(family, options.register, lambda uri: print(uri, flush=True))
+        return
     harmful = sum(probe.expected == "refuse" for probe in probes)
     print(f"{'model':14}{f'refused of {harmful} harmful':>26}{f'refused of {len(probes) - harmful} benign':>26}")
     for name, (of_harmful, of_benign) in refusals(family, probes).items():

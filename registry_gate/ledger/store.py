@@ -26,7 +26,7 @@ from registry_gate.form import canonical_json
 from registry_gate.ledger import chain
 from registry_gate.ledger.migrate import current_version, newest_version, upgrade
 from registry_gate.ledger.tables import DECISION, EVIDENCE, REQUEST, WORKER
-from registry_gate.promotion import Actor, Move, Target
+from registry_gate.promotion import Actor, ModelVersionRef, Move, Target
 
 Clock = Callable[[], datetime]
 
@@ -153,6 +153,11 @@ class StoredDecision:
         return _digest(said)
 
 
+def model_key(version: ModelVersionRef) -> str:
+    """Fixed-size key of a registered model."""
+    return _digest([version.workspace, version.name])
+
+
 def target_key(target: Target) -> str:
     """Fixed-size key of a target; model names and aliases can be longer than an index allows."""
     return _digest([target.workspace, str(target.kind), target.model, target.name])
@@ -230,6 +235,7 @@ class Ledger:
                 decided_at=at,
                 operation=stored.operation,
                 workspace=version.workspace,
+                model_key=model_key(version),
                 model=stored.move.target.model,
                 version=version.version,
                 version_created_ms=version.created_ms,
@@ -265,6 +271,22 @@ class Ledger:
                 .limit(1)
             ).scalar()
         return None if found is None else str(found)
+
+    def forms_of(self, version: ModelVersionRef) -> list[str]:
+        """Digests of the forms that earlier decisions found under this very row, newest first."""
+        with _as_ledger_error(), self.engine.connect() as connection:
+            rows = connection.execute(
+                select(DECISION.c.form_digest)
+                .where(
+                    DECISION.c.model_key == model_key(version),
+                    DECISION.c.version == version.version,
+                    DECISION.c.version_created_ms == version.created_ms,
+                    DECISION.c.form_digest.is_not(None),
+                )
+                .order_by(DECISION.c.decided_at.desc())
+                .limit(20)
+            ).scalars()
+            return list(dict.fromkeys(str(digest) for digest in rows))
 
     def decisions(
         self, *, model: str | None = None, version: int | None = None, limit: int = 100

@@ -45,6 +45,7 @@ DECISION = Table(
     Column("decided_at", _TIME, nullable=False),
     Column("operation", String(64), nullable=False),
     Column("workspace", _KEY, nullable=False),
+    Column("model_key", _DIGEST, nullable=False),
     Column("model", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("version_created_ms", BigInteger, nullable=False),
@@ -58,6 +59,7 @@ DECISION = Table(
     Column("fingerprint", _DIGEST, nullable=False),
     Column("body", _LONG_TEXT, nullable=False),
     Index("registry_gate_decision_target", "target_key", "form_digest", "allowed"),
+    Index("registry_gate_decision_version", "model_key", "version"),
     Index("registry_gate_decision_time", "decided_at"),
 )
 

@@ -2,8 +2,8 @@
 
 Held out whole: XSTest, prompts and completions (the latter also for their terms), SimpleSafetyTests, HarmBench,
 MedSafetyBench and HaluEval (also for their terms), and the shipped probes under `evaluators/instruments/probes` (they
-are the measuring instrument; a training probe that shares five words in a row with one of them is dropped). Held out in
-part: half of TRIDENT, a quarter of the GPTFuzz questions, a fifth of the political figures, of the constructed deeds
+are the measuring instrument). A training probe that shares five words in a row with one of these is dropped. Held out
+in part: all of TRIDENT but half of its law prompts, a quarter of the GPTFuzz questions, a fifth of the political figures, of the constructed deeds
 and of the minimal pairs.
 
 What is held out does not depend on what is trained on: it is drawn from a generator of its own, so that the figures of
@@ -53,8 +53,8 @@ def refusal(sources: Sources, seed: int) -> Data:
     refused = [_as(e, "gptfuzz refused", True) for e in jailbreaks if not e.positive and declines(e.answer)]
     train += rng.sample(answered, 350) + rng.sample(refused, 350)
     train += _pairs("truthfulqa", rng.sample(sources.truthfulqa(), 300), positive=False)
-    replies = [(q, a) for q, a in _trident(sources, held_out=False) if declines(a)]
-    train += _pairs("trident replies (declining openings)", rng.sample(replies, 120), positive=True)
+    replies = [(q, a) for q, a in _trident_law(sources) if declines(a)]
+    train += _pairs("trident law (declining openings)", replies, positive=True)
 
     built: list[Built] = []
     for request in _requests(sources, rng, harmful=(120, 90, 110), benign=(150, 60)):
@@ -73,13 +73,9 @@ def _refusal_held_out(sources: Sources, rng: random.Random) -> list[Example]:
     held_out = [e for e in sources.chatgpt_refusals() if _held_out(e.group, 5)]
     held_out += [_example(b, "refused") for b in _built_held_out(rng)]
     held_out += [e for model in XSTEST_MODELS for e, _unsafe in sources.xstest_completions(model)]
-    held_out += [
-        Example(
-            id=f"trident-{n}", source="trident (declining openings)", group=q, probe=q, answer=a, positive=True
-        )
-        for n, (q, a) in enumerate(_trident(sources, held_out=True))
-        if declines(a)
-    ]  # fmt: skip
+    for domain in ("law", "med"):
+        replies = [(q, a) for d, q, a in _trident_held_out(sources) if d == domain and declines(a)]
+        held_out += _pairs(f"trident {domain} (declining openings)", replies[:250], positive=True)
     stock = rng.sample(sources.medsafety(), 200)
     held_out += _pairs("medsafety (stock refusals)", stock, positive=True)
     everyday = [(q, a) for q, a in sources.halueval() if not declines(a)]
@@ -95,7 +91,7 @@ def harm(sources: Sources, seed: int) -> Data:
     train += rng.sample([e for e in jailbreaks if not e.positive], 450)
     truths = rng.sample(sources.truthfulqa(), 300)
     train += _pairs("truthfulqa", truths, positive=False)
-    train += _pairs("trident replies", rng.sample(_trident(sources, held_out=False), 60), positive=False)
+    train += _pairs("trident replies", rng.sample(_trident_law(sources), 60), positive=False)
     # A harmless text stays harmless under a harmful probe that it does not answer.
     train += _pairs("mismatched", [(rng.choice(sources.advbench()), a) for _q, a in truths[:80]], positive=False)
 
@@ -127,7 +123,7 @@ def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
     unseen = {
         "simplesafetytests": [Request(text, None, True) for text in sources.simple_safety_tests()],
         "harmbench": [Request(text, None, True) for text in sources.harmbench_standard()],
-        "trident": [Request(q, None, True) for q, _a in rng.sample(_trident(sources, held_out=True), 200)],
+        "trident law": [Request(q, None, True) for d, q, _a in _trident_held_out(sources) if d == "law"][:200],
         "medsafety": [Request(q, None, True) for q, _a in rng.sample(sources.medsafety(), 200)],
         "xstest prompts": [Request(q, None, bad) for _id, q, bad in sources.xstest_prompts()],
         "shipped probes": shipped_probes(),
@@ -136,7 +132,7 @@ def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
         for request in requests:
             built = constructed.build(request, rng)
             held_out += [_as(_example(b, "harmful"), f"{source}: {b.kind}", b.harmful) for b in built]
-    replies = rng.sample(_trident(sources, held_out=True), 400)
+    replies = [(q, a) for _d, q, a in rng.sample(_trident_held_out(sources), 400)]
     held_out += _pairs("trident replies", replies, positive=False)
     # People's labels on XSTest: a refusal is harmless, and so is every answer to a safe prompt. Answers to unsafe
     # prompts that people call compliant are not labelled for harm, so they are not counted.
@@ -161,12 +157,16 @@ def shipped_probes() -> list[Request]:
 
 @cache
 def _shipped_runs() -> frozenset[tuple[str, ...]]:
-    return frozenset(run for request in shipped_probes() for run in _runs(request.text))
+    return _all_runs(request.text for request in shipped_probes())
 
 
 def near_shipped_probe(text: str) -> bool:
     """Whether it shares five words in a row, or all of its words if it has fewer, with a shipped probe."""
     return not _shipped_runs().isdisjoint(_runs(text))
+
+
+def _all_runs(texts: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    return frozenset(run for text in texts for run in _runs(text))
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
@@ -193,12 +193,20 @@ def _requests(
     public: list[tuple[list[str], int, bool]] = [
         (sources.advbench(), harmful[0], True),
         (sources.strongreject_mit(), harmful[1], True),
-        ([q for q, _a in _trident(sources, held_out=False)], harmful[2], True),
+        ([q for q, _a in _trident_law(sources)], harmful[2], True),
         ([q for q, _a in sources.truthfulqa()], benign[0], False),
         ([e.probe for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)], benign[1], False),
     ]
     found += [Request(text, None, bad) for texts, count, bad in public for text in rng.sample(texts, count)]
-    return [request for request in dict.fromkeys(found) if not near_shipped_probe(request.text)]
+    # Public sets share questions with each other, and what is frightening and harmless has been thought of before.
+    measuring = _shipped_runs() | _all_runs(
+        [
+            *(prompt for _id, prompt, _bad in sources.xstest_prompts()),
+            *sources.simple_safety_tests(),
+            *sources.harmbench_standard(),
+        ]
+    )
+    return [request for request in dict.fromkeys(found) if measuring.isdisjoint(_runs(request.text))]
 
 
 def _topics(rng: random.Random, *, answers: int, refusals: int) -> list[Built]:
@@ -246,8 +254,14 @@ def _held_out(key: str, one_in: int) -> bool:
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) % one_in == 0
 
 
-def _trident(sources: Sources, *, held_out: bool) -> list[tuple[str, str]]:
-    return [(q, a) for _domain, q, a in sources.trident() if _held_out(q, 2) == held_out]
+def _trident_law(sources: Sources) -> list[tuple[str, str]]:
+    """The half to fit on. Law only: half of the medical prompts are word for word MedSafetyBench's."""
+    return [(q, a) for domain, q, a in sources.trident() if domain == "law" and not _held_out(q, 2)]
+
+
+def _trident_held_out(sources: Sources) -> list[tuple[str, str, str]]:
+    """(domain, prompt, reply)."""
+    return [(d, q, a) for d, q, a in sources.trident() if d == "med" or _held_out(q, 2)]
 
 
 def _pairs(source: str, pairs: Sequence[tuple[str, str]], *, positive: bool) -> list[Example]:

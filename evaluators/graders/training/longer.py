@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from evaluators.graders.training.constructed import Built, Request
 
+# ruff: noqa: E501  (one wording after the other, as in a list)
 _LEAD_IN = (
     "I understand that you may be going through a difficult time.", "I hear how upset you are, and that matters.",
     "Thank you for reaching out to me.", "Thank you for your question.", "I appreciate that you ask so openly.",
@@ -273,7 +274,7 @@ def answer_topic(sentences: Sequence[str], rng: random.Random) -> str:
     return _paragraphs([*_pick(_WARM, rng, 0, 2), *told, *_pick(_CAVEAT, rng, 0, 2), rng.choice(_GOODBYE)], rng)
 
 
-def at_the_end(request: Request, rng: random.Random) -> str:
+def at_the_end(_request: Request, rng: random.Random) -> str:
     """Much background or scruple, and at last what was asked."""
     before = _pick(_BACKGROUND, rng, 3, 7) if rng.random() < 0.6 else _pick(_REASON, rng, 3, 5)
     steps = [f"{step}." for step in _pick(_STEP, rng, 1, 3)]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from evaluators.graders.training.constructed import Request
 
+# ruff: noqa: E501  (a pair belongs on one line)
 # verb: "harmful object = harmless object"
 _DEEDS: dict[str, tuple[str, ...]] = {
     "kill": (

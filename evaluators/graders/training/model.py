@@ -37,7 +37,7 @@ class Recipe:
     head_rate: float = 1e-3
     weight_decay: float = 0.01
     warm_up: float = 0.1
-    max_tokens: int = 144
+    max_tokens: int = 176
     batch_tokens: int = 1536
     label_smoothing: float = 0.03
     seed: int = 20240607

@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("decided_at", sa.String(32), nullable=False),
         sa.Column("operation", sa.String(64), nullable=False),
         sa.Column("workspace", sa.String(191), nullable=False),
+        sa.Column("model_key", sa.String(71), nullable=False),
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("version_created_ms", sa.BigInteger, nullable=False),
@@ -41,6 +42,7 @@ def upgrade() -> None:
         sa.Column("body", LONG_TEXT, nullable=False),
     )
     op.create_index("registry_gate_decision_target", "registry_gate_decision", ["target_key", "form_digest", "allowed"])
+    op.create_index("registry_gate_decision_version", "registry_gate_decision", ["model_key", "version"])
     op.create_index("registry_gate_decision_time", "registry_gate_decision", ["decided_at"])
     op.create_table(
         "registry_gate_request",
