@@ -95,6 +95,22 @@ class FormManifest:
         return {"digest": self.digest, **asdict(self), "settings": dict(self.settings)}
 
 
+def differences(before: FormManifest, after: FormManifest, *, at_most: int = 8) -> list[str]:
+    """What makes two forms different, in words: files by path, the base, settings by name."""
+    old = {file.path: file.sha256 for file in before.files if file.identity}
+    new = {file.path: file.sha256 for file in after.files if file.identity}
+    found = [f"{path} changed" for path in sorted(old.keys() & new.keys()) if old[path] != new[path]]
+    found += [f"{path} added" for path in sorted(new.keys() - old.keys())]
+    found += [f"{path} removed" for path in sorted(old.keys() - new.keys())]
+    if (before.base and before.base.digest) != (after.base and after.base.digest):
+        found.append("the base changed")
+    names = sorted(before.settings.keys() | after.settings.keys())
+    found += [f"setting {name} changed" for name in names if before.settings.get(name) != after.settings.get(name)]
+    if before.flavor != after.flavor:
+        found.append(f"flavor {before.flavor} became {after.flavor}")
+    return found if len(found) <= at_most else [*found[:at_most], f"{len(found) - at_most} more differences"]
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys and no white space, so that equal values have equal bytes. NaN is refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from registry_gate.decision import Decision, Reason, Verdict, worst
 from registry_gate.errors import EvidenceError, LedgerError, PolicyError, RegistryError
 from registry_gate.evidence.envelope import verify
-from registry_gate.form import FormManifest
+from registry_gate.form import FormManifest, differences
 from registry_gate.ledger import AssessmentRequest, Ledger, RequestState, StoredDecision, StoredEvidence
 from registry_gate.policy.document import PolicySet, load_policy_set
 from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
@@ -291,6 +291,8 @@ class Gate:
             # (5) Evidence for exactly these bytes, and who signed it. (6) The decision.
             evidence = self._evidence(form, move.version.workspace, policy_set)
             decision = decide(policies=policies, batteries=policy_set.batteries, form=form, evidence=evidence, now=now)
+            if isinstance(form, FormManifest) and any(r.code == "evidence_missing" for r in decision.reasons):
+                decision = self._changed_since(move.version, form, policy_set, decision)
         if not decision.allowed:
             decision = self._rolled_back(move, form, decision) or decision
         return decision
@@ -308,6 +310,27 @@ class Gate:
             return []
         keys = tuple(sorted(policy_set.signers.items()))
         return [_verified(stored, keys) for stored in self.ledger.evidence_for(form.digest, workspace)]
+
+    def _changed_since(
+        self, version: ModelVersionRef, form: FormManifest, policy_set: PolicySet, denied: Decision
+    ) -> Decision:
+        """Say `stale`, and what changed, where this version was assessed with other bytes before."""
+        keys = tuple(sorted(policy_set.signers.items()))
+        for digest in self.ledger.forms_of(version):
+            if digest == form.digest:
+                continue
+            for stored in self.ledger.evidence_for(digest, version.workspace):
+                if isinstance(_verify_bytes(stored.digest, stored.envelope, keys), VerifiedEvidence):
+                    earlier = verify(stored.envelope, policy_set.signers).statement.manifest
+                    message = f"{version} changed since it was assessed: {'; '.join(differences(earlier, form))}"
+                    reasons = tuple(
+                        replace(r, code="form_changed", verdict=Verdict.STALE, message=f"{message}. {r.message}")
+                        if r.code == "evidence_missing"
+                        else r
+                        for r in denied.reasons
+                    )
+                    return replace(denied, reasons=reasons, verdict=worst(r.verdict for r in reasons if r.blocking))
+        return denied
 
     def _rolled_back(self, move: Move, form: FormManifest | UnreadableForm, denied: Decision) -> Decision | None:
         """Returning a target to a form that was allowed there before always works, unless somebody tampered."""
