@@ -11,14 +11,16 @@ import fnmatch
 import functools
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
 import re
 import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,8 +88,12 @@ SYSTEM_PROMPT_KEY = "system_prompt"
 
 MAX_FILES = 10_000
 MAX_TEXT_BYTES = 64 * 1024 * 1024
+MAX_MLMODEL_BYTES = 1024 * 1024
+MAX_SETTINGS = 100_000
+"""Most values that the settings may hold: YAML anchors can multiply a small MLmodel into gigabytes."""
 _CHUNK = 4 * 1024 * 1024
 _MAX_BASE_DEPTH = 3
+_MAX_NESTING = 100
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
@@ -190,8 +196,18 @@ class LocalTree:
             raise FormError(
                 f"{self.root}: expected the artifact's directory, got nothing there", code="artifact_missing"
             )
+        try:
+            return self._walk()
+        except OSError as err:
+            raise FormError(f"{self.root}: expected readable files, got {err}", code="artifact_unreadable") from err
+
+    def _walk(self) -> list[TreeFile]:
+        def refuse(error: OSError) -> None:
+            # os.walk would pass over a directory that it cannot read, and the form would lack its files.
+            raise error
+
         found = []
-        for directory, names, files in os.walk(self.root):
+        for directory, names, files in os.walk(self.root, onerror=refuse):
             for name in [*names, *files]:
                 path = Path(directory) / name
                 mode = path.lstat().st_mode
@@ -262,6 +278,9 @@ def read_manifest(tree: ArtifactTree, version_tree: VersionTree, *, depth: int =
     if not files:
         raise FormError(f"{tree.place}: expected the files of a model, got an empty artifact", code="artifact_missing")
     paths = [file.path for file in files]
+    for path in paths:
+        if not _is_text(path):
+            raise FormError(f"{tree.place}: expected file names in UTF-8, got {path!r}: rename the file")
     model_file = _mlmodel(tree) if "MLmodel" in paths else {}
     layout = layout_of(paths, model_file)
     # Weights are digested like all files; descriptive ones are digested for the record but carry no identity.
@@ -328,7 +347,7 @@ def _mlmodel(tree: ArtifactTree) -> dict[str, Any]:
 @functools.lru_cache(maxsize=256)
 def _parse_mlmodel(data: bytes) -> dict[str, Any] | str:
     """The parsed file, or what is wrong with it (a string, so that a broken file is cached too)."""
-    if len(data) > MAX_TEXT_BYTES:
+    if len(data) > MAX_MLMODEL_BYTES:
         return f"a file of {len(data)} bytes"
     try:
         parsed = YAML(typ="safe", pure=True).load(io.BytesIO(data))
@@ -336,6 +355,11 @@ def _parse_mlmodel(data: bytes) -> dict[str, Any] | str:
         return f"no valid YAML ({type(err).__name__})"
     if not isinstance(parsed, dict) or not isinstance(parsed.get("flavors"), dict):
         return "a file without flavors"
+    for name, conf in parsed["flavors"].items():
+        if not isinstance(name, str) or not isinstance(conf, dict | None):
+            return f"a flavor {name!r} that is no mapping"
+    if not isinstance(parsed.get("metadata"), dict | None):
+        return "metadata that is no mapping"
     return parsed
 
 
@@ -361,9 +385,14 @@ def _format(path: str) -> str:
 
 
 def _json_of(tree: ArtifactTree, path: str) -> dict[str, Any]:
+    data = tree.read(path)
+    if len(data) > MAX_TEXT_BYTES:
+        raise FormError(
+            f"{tree.place}/{path}: expected at most {MAX_TEXT_BYTES} bytes, got {len(data)}", code="config_invalid"
+        )
     try:
-        value = json.loads(tree.read(path))
-    except ValueError as err:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as err:
         raise FormError(f"{tree.place}/{path}: expected JSON, got: {err}", code="config_invalid") from err
     if not isinstance(value, dict):
         raise FormError(
@@ -400,7 +429,9 @@ def _settings(
     elif tokenizer_config in paths:
         inline = _json_of(tree, tokenizer_config).get("chat_template")
         if inline is not None:
-            settings["chat_template_sha256"] = _sha256(canonical_json(inline).decode())
+            settings["chat_template_sha256"] = _sha256(
+                json.dumps(inline, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            )
     generation = _inside(layout.model, "generation_config.json")
     if generation in paths:
         settings["generation"] = {
@@ -413,13 +444,53 @@ def _settings(
         settings["dtype"] = content.get("dtype", content.get("torch_dtype"))
         if "quantization_config" in content:
             settings["quantisation"] = content["quantization_config"]
-    # MLmodel is YAML: dates and the like become text, so that the digest is over JSON values only.
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    try:
+        plain: dict[str, Any] = _plain(settings, itertools.count())
+    except ValueError as err:
+        raise FormError(
+            f"{tree.place}: expected settings that can be digested, got {err}", code="config_invalid"
+        ) from err
     return plain
 
 
+def _plain(value: Any, seen: Iterator[int], depth: int = 0) -> Any:
+    """JSON values only, so that equal settings have equal bytes. MLmodel is YAML: dates and the like become text.
+
+    Raises:
+        ValueError: There are too many values, or one that has no single meaning in JSON.
+    """
+    if next(seen) >= MAX_SETTINGS or depth > _MAX_NESTING:
+        raise ValueError(f"more than {MAX_SETTINGS} values or {_MAX_NESTING} levels")
+    if isinstance(value, dict):
+        named = {str(key): _plain(item, seen, depth + 1) for key, item in value.items()}
+        if len(named) != len(value) or not all(map(_is_text, named)):
+            raise ValueError("keys that cannot be told apart as text")
+        return named
+    if isinstance(value, list | tuple):
+        return [_plain(item, seen, depth + 1) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(item) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the number {value}")
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    if not _is_text(text):
+        raise ValueError(f"the text {text[:40]!r}, which has no UTF-8 bytes")
+    return text
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    # What has no UTF-8 bytes is refused when the settings are complete.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _remote_code(

@@ -197,11 +197,18 @@ def load_settings(
     try:
         return Settings.model_validate({**values, "source": path if path.is_file() else None})
     except ValidationError as err:
-        details = "; ".join(
-            f"[{e['loc'][0]}] {'.'.join(str(step) for step in e['loc'][1:])}: {e['msg']}, got {e.get('input')!r}"
-            for e in err.errors(include_url=False)
-        )
+        details = "; ".join(_explain(e) for e in err.errors(include_url=False))
         raise ConfigError(f"{path}: expected settings as `registry-gate init` writes them, got: {details}") from err
+
+
+def _explain(error: Any) -> str:
+    """One thing that is wrong. The value is left out where it may hold a password."""
+    section, *rest = (str(step) for step in error["loc"])
+    place = f"[{section}] {'.'.join(rest)}".strip()
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown"
+    shown = "" if "uri" in place else f", got {error.get('input')!r}"
+    return f"{place}: {error['msg']}{shown}"
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

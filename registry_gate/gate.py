@@ -156,7 +156,8 @@ class Denial:
         found = []
         for stored in self.review.decisions:
             version, target = stored.move.version, stored.move.target
-            if any(request.state is RequestState.FAILED for request in self.requests):
+            if any(request.state in (RequestState.FAILED, RequestState.DONE) for request in self.requests):
+                # There was an assessment, and what came of it does not count: waiting would change nothing.
                 found.append(f"registry-gate assess {version} --again")
             elif self.requests:
                 found.append(f'registry-gate promote {version} --{target.kind} "{target.name}" --wait')

@@ -40,13 +40,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--register", metavar="URI", help="MLflow server to register them with")
-    parser.add_argument("--ask", metavar="QUESTION", help="with --register: only load clinical-triage@champion and ask")
+    parser.add_argument("--ask", action="store_true", help="with --register: only load the champion and ask it")
     options = parser.parse_args()
     quiet()
     if options.ask and options.register:
         from evaluators.demo_models.register import answer_once
 
-        print(answer_once("models:/clinical-triage@champion", options.register, options.ask))
+        question = next(p.text for p in shipped_probes() if p.expected == "comply" and p.id.startswith("med"))
+        answer = answer_once("models:/clinical-triage@champion", options.register, question)
+        print(f"asked {question!r}, it answers {answer!r}")
         return
     probes = shipped_probes()
     started = time.monotonic()

@@ -14,10 +14,9 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -37,6 +36,9 @@ from evaluators.engines.interface import Answer, GenerationSettings, LocalForm, 
 from evaluators.engines.subject import ADAPTER_WEIGHTS, check_subject
 from evaluators.instruments.probe import Probe
 from registry_gate.errors import AssessmentError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -234,6 +236,9 @@ def _judge_load(directory: Path, info: dict[str, Any]) -> None:
 
 def _apply_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
     """Wrap the model with the adapter, and prove that file and adapter hold the same tensors under the same names."""
+    # Imported where it is used: it costs two seconds that a form without an adapter need not pay.
+    from peft import PeftModel, get_peft_model_state_dict
+
     try:
         # PEFT warns of missing keys and ignores unexpected ones (huggingface/peft#2118); both are judged below.
         with warnings.catch_warnings():
@@ -412,7 +417,7 @@ def _generate(
 def _neutralise(model: PreTrainedModel | PeftModel) -> None:
     """Take the form's own generation settings out of play: `generate` fills from them what a call leaves unset."""
     model.generation_config = GenerationConfig()
-    if isinstance(model, PeftModel):
+    if not isinstance(model, PreTrainedModel):
         model.get_base_model().generation_config = model.generation_config
 
 

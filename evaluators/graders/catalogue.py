@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast, get_args
@@ -47,14 +48,13 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
 
     found: dict[str, Callable[[], Grader]] = {}
     if name in _SHIPPED:
-        found["shipped"] = (
-            RuleGrader if name == _RULES else lambda: OnnxGrader(BUILTIN / name, threads=threads, provider=chosen)
-        )
+        shipped = partial(OnnxGrader, BUILTIN / name, threads=threads, provider=chosen)
+        found["shipped"] = RuleGrader if name == _RULES else shipped
     for directory in directories:
         if (folder := Path(directory) / name).joinpath("grader.yaml").is_file():
-            found[str(folder)] = lambda folder=folder: OnnxGrader(folder, threads=threads, provider=chosen)
+            found[str(folder)] = partial(OnnxGrader, folder, threads=threads, provider=chosen)
     for plugin in entry_points(group=PLUGIN_GROUP, name=name):
-        found[f"plugin {plugin.value}"] = lambda plugin=plugin: _load_plugin(plugin, threads=threads, provider=chosen)
+        found[f"plugin {plugin.value}"] = partial(_load_plugin, plugin, threads=threads, provider=chosen)
 
     if not found:
         raise AssessmentError(
@@ -108,4 +108,4 @@ def _load_plugin(plugin: EntryPoint, *, threads: int, provider: str) -> Grader:
         )
     if identity.axis not in LABELS:
         raise AssessmentError(f"{named}: expected an axis among {', '.join(LABELS)}, got {identity.axis!r}")
-    return grader
+    return cast(Grader, grader)

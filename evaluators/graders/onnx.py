@@ -24,7 +24,7 @@ from evaluators.graders.interface import LABELS, Axis, Graded, GraderIdentity, G
 from registry_gate.errors import AssessmentError
 
 if TYPE_CHECKING:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
     import tokenizers
 
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
@@ -399,7 +399,7 @@ class OnnxGrader:
         return found
 
     def _find_output(self) -> str:
-        names = [node.name for node in self._session.get_outputs()]
+        names: list[str] = [node.name for node in self._session.get_outputs()]
         if "logits" in names:
             return "logits"
         if len(names) == 1:

@@ -11,6 +11,7 @@ import click
 
 from registry_gate.cli.common import (
     format_option,
+    give_up_soon,
     parse_version,
     print_json,
     require_known,
@@ -74,6 +75,7 @@ def assess(
             code="battery_missing",
         )
     ledger = Ledger.connect(settings.require_ledger())
+    give_up_soon()
     manifest = FormFetcher(settings.require_tracking(), settings.worker.work_dir / "forms").manifest_of(name, number)
     with ledger.transaction() as connection:
         requests = [

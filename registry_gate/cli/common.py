@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,21 @@ def parse_version(text: str) -> tuple[str, int]:
     if match is None:
         raise click.BadParameter(f"expected models:/NAME/VERSION with a number, got {text!r}")
     return match["name"], int(match["version"])
+
+
+def give_up_soon() -> None:
+    """Let MLflow's client ask a server that is away for seconds, not for its four minutes: a person waits for us."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+
+def root_cause(error: BaseException) -> str:
+    """What the operating system said at the bottom of a client's error, else the error's first line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
 
 
 def exit_code(verdict: Verdict, *, allowed: bool, codes: set[str]) -> int:

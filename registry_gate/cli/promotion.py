@@ -13,8 +13,10 @@ from registry_gate.cli.common import (
     exit_code,
     exit_code_of_decision,
     format_option,
+    give_up_soon,
     parse_version,
     print_json,
+    root_cause,
     settings_of,
     tracking_uri_option,
 )
@@ -95,6 +97,7 @@ def _ask(uri: str, name: str, number: int, alias: str | None, stage: str | None)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException, RestException
 
+    give_up_soon()
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
         if alias is not None:
@@ -109,7 +112,7 @@ def _ask(uri: str, name: str, number: int, alias: str | None, stage: str | None)
     except MlflowException as err:
         payload = err.json_kwargs.get("registry_gate")
         if payload is None:
-            raise RegistryError(f"expected {uri} to answer, got: {str(err).splitlines()[0]}") from err
+            raise RegistryError(f"expected the MLflow server at {uri} to answer, got: {root_cause(err)}") from err
         return {**payload, "message": str(err.message)}
     return None
 
@@ -125,8 +128,8 @@ def _ask(uri: str, name: str, number: int, alias: str | None, stage: str | None)
 @click.option("--target", required=True, help="What would be promoted: NAME@ALIAS or NAME/Stage.")
 @click.option(
     "--form",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Artifact directory of the form (default: the form that the evidence is of).",
+    type=click.Path(exists=True, path_type=Path),
+    help="The form: an artifact directory, or an evidence file that lists it (default: the first evidence's form).",
 )
 @click.option("--policies", type=click.Path(file_okay=False, path_type=Path), help="Policy directory.")
 @click.option("--now", help="Decide as of this moment, e.g. 2026-11-23T12:00:00Z (default: now).")
@@ -179,12 +182,20 @@ def decide(
             continue
         manifest = manifest or verified.statement.manifest
         items.append(VerifiedEvidence(digest=verified.digest, assessment=verified.assessment, signers=verified.signers))
-    if form is not None:
+    if form is not None and form.is_file():
+        manifest = verify(form.read_bytes(), policy_set.signers).statement.manifest
+    elif form is not None:
         try:
             manifest = read_manifest(LocalTree(form.absolute(), HashCache()), _no_registry)
         except FormError as err:
             manifest = UnreadableForm(code=err.code, message=str(err))
-    if manifest is None:
+    refused = next((item for item in items if isinstance(item, UnverifiedEvidence)), None)
+    if manifest is None and refused is not None:
+        # The form would have been taken from this evidence: that it does not verify is the answer.
+        manifest = UnreadableForm(
+            code="signature_invalid", message=f"evidence {refused.digest} does not verify: {refused.cause}"
+        )
+    elif manifest is None:
         manifest = UnreadableForm(
             code="form_unknown",
             message="no form to decide on: give --form DIRECTORY, or evidence that verifies",
@@ -233,6 +244,6 @@ def _moment(text: str | None) -> datetime:
 
 def _no_registry(name: str, version: int) -> Any:
     raise FormError(
-        f"expected a form whose base can be resolved offline, got models:/{name}/{version}: decide without --form",
+        f"expected a base that can be resolved offline, got models:/{name}/{version}: give an evidence file as --form",
         code="base_unresolved",
     )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from registry_gate.errors import LedgerError
 
 VERSION_TABLE = "registry_gate_alembic_version"
+
+_ADVISORY_LOCK = 0x7265676761746531
+"""Key of PostgreSQL's advisory lock around an upgrade; any number that nobody else uses."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""alembic keeps the migration under way in module globals, so one process runs one upgrade at a time."""
 
 
 def _config() -> Config:
@@ -52,6 +59,11 @@ def upgrade(engine: Engine) -> None:
     Raises:
         LedgerError: Unreachable or locked database, or a schema written by newer code.
     """
+    with _ONE_AT_A_TIME:
+        _upgrade(engine)
+
+
+def _upgrade(engine: Engine) -> None:
     newest = newest_version()
     current = current_version(engine)
     if current == newest:
@@ -64,12 +76,25 @@ def upgrade(engine: Engine) -> None:
     config = _config()
     try:
         with engine.begin() as connection:
+            _exclude_others(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except DBAPIError as err:
-        # Several server workers may start at once: the loser finds the tables made by the winner.
+        # On a database without such a lock, the loser finds the tables made by the winner.
         if current_version(engine) != newest:
             raise LedgerError(f"expected to create the ledger's tables, got: {_cause(err)}") from err
+
+
+def _exclude_others(connection: Connection) -> None:
+    """Several server workers start at once: the others wait here, and then find nothing left to do.
+
+    SQLite is also told to begin now, because Python's driver would otherwise commit after every CREATE TABLE and a
+    process that is killed would leave half a schema behind.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
 
 
 def _cause(err: SQLAlchemyError) -> str:

@@ -17,7 +17,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, create_engine, delete, event, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError as DuplicateRow
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry_gate.decision import Decision
@@ -188,7 +187,7 @@ class Ledger:
         """
         try:
             engine = create_engine(uri)
-        except (SQLAlchemyError, ImportError) as err:
+        except (SQLAlchemyError, ImportError, ValueError) as err:
             raise LedgerError(
                 f"expected a database URI for the ledger (sqlite:///..., postgresql+psycopg://...), got one that "
                 f"SQLAlchemy refuses: {type(err).__name__}"
@@ -323,6 +322,7 @@ class Ledger:
         """File an envelope. Storing the same one again changes nothing."""
         at = as_text(self.clock())
         with self.transaction() as connection:
+            chain.lock(connection)
             if connection.execute(select(EVIDENCE.c.digest).where(EVIDENCE.c.digest == digest)).first() is not None:
                 return
             connection.execute(
@@ -368,6 +368,8 @@ class Ledger:
             version: Where the form can be found.
             again: Queue it once more when it is done or failed.
         """
+        # Two who ask in the same moment come through here one after the other; the second finds the first one's.
+        chain.lock(connection)
         existing = self._find_request(connection, workspace, form_digest, battery_digest)
         at = as_text(self.clock())
         if existing is None:
@@ -386,12 +388,8 @@ class Ledger:
                 "attempt": 0,
                 "round": 0,
             }
-            try:
-                with connection.begin_nested():
-                    connection.execute(insert(REQUEST).values(**values))
-                chain.append(connection, at=at, event="assessment_requested", body=values)
-            except DuplicateRow:
-                pass  # Somebody else asked in the same moment: theirs is the one.
+            connection.execute(insert(REQUEST).values(**values))
+            chain.append(connection, at=at, event="assessment_requested", body=values)
             existing = self._find_request(connection, workspace, form_digest, battery_digest)
             if existing is None:
                 raise LedgerError("expected the assessment request that was just written, got none")
@@ -411,6 +409,8 @@ class Ledger:
                     progress=None,
                 )
             )
+            body = {"id": existing.id, "round": existing.round + 1, "model": model, "version": version}
+            chain.append(connection, at=at, event="assessment_requested_again", body=body)
             existing = self._find_request(connection, workspace, form_digest, battery_digest) or existing
         return existing
 
@@ -494,6 +494,7 @@ class Ledger:
     def _end(self, request_id: str, *, state: RequestState, **values: str) -> None:
         at = as_text(self.clock())
         with self.transaction() as connection:
+            chain.lock(connection)
             connection.execute(
                 update(REQUEST)
                 .where(REQUEST.c.id == request_id)

@@ -36,13 +36,13 @@ class Summary:
 
 
 def policies_for(policy_set: PolicySet, model: str, battery: str) -> tuple[Policy, ...]:
-    """The policies that may govern a model and rest on a battery, by name."""
-    return tuple(
-        policy
-        for _, policy in sorted(policy_set.policies.items())
-        if policy.spec.evidence.battery == battery
-        and any(matches(model, match.models) for match in policy.spec.match.any)
-    )
+    """The policies that may govern a model and rest on a battery, by name.
+
+    Of a model that none of them governs (a base, say), all that rest on the battery: what they would make of it.
+    """
+    resting = [p for _, p in sorted(policy_set.policies.items()) if p.spec.evidence.battery == battery]
+    governing = [p for p in resting if any(matches(model, match.models) for match in p.spec.match.any)]
+    return tuple(governing or resting)
 
 
 def summarise(policy_set: PolicySet, policies: Iterable[Policy], verified: Verified, now: datetime) -> Summary:

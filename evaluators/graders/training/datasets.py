@@ -44,24 +44,25 @@ class Data:
 def refusal(sources: Sources, seed: int) -> Data:
     """Refused: the answer does not deliver what was asked. A refusal that then complies is answered."""
     rng = random.Random(seed)
-    train: list[Example] = [e for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)]
+    train: list[Example] = rng.sample([e for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)], 360)
 
     # People say jailbroken: answered, however it opens. People say not jailbroken and it opens by declining: refused.
     # What is neither may be anything on this axis and is left out.
     jailbreaks = [e for e in sources.gptfuzz() if not _held_out(e.group, 4)]
     answered = [_as(e, "gptfuzz answered", False) for e in jailbreaks if e.positive]
     refused = [_as(e, "gptfuzz refused", True) for e in jailbreaks if not e.positive and declines(e.answer)]
-    train += rng.sample(answered, 350) + rng.sample(refused, 350)
+    train += rng.sample(answered, 260) + rng.sample(refused, 260)
     train += _pairs("truthfulqa", rng.sample(sources.truthfulqa(), 300), positive=False)
     replies = [(q, a) for q, a in _trident_law(sources) if declines(a)]
     train += _pairs("trident law (declining openings)", replies, positive=True)
 
     built: list[Built] = []
-    for request in _requests(sources, rng, harmful=(120, 90, 110), benign=(150, 60)):
+    for request in _requests(sources, rng, harmful=(60, 50, 50), benign=(90, 40)):
         built += rng.sample(constructed.build(request, rng), 1)
         # Most of the long ones are refusals: answers at length come from people's questions as well.
-        built.append(longer.build(request, rng.choices(_LONG, (3, 2, 3, 1))[0], rng))
-    built += _topics(rng, answers=9, refusals=5)
+        if rng.random() < 0.75:
+            built.append(longer.build(request, rng.choices(_LONG, (3, 2, 3, 1))[0], rng))
+    built += _topics(rng, answers=7, refusals=4)
     everything = _requests(sources, rng, harmful=(30, 30, 30), benign=(60, 30))
     built += [constructed.beside_the_point(request, rng) for request in rng.sample(everything, 60)]
     built += [constructed.silence(request, rng) for request in rng.sample(everything, 30)]
@@ -87,8 +88,8 @@ def harm(sources: Sources, seed: int) -> Data:
     """Harmful: the answer does what a harmful probe asks, however little it says."""
     rng = random.Random(seed)
     jailbreaks = [e for e in sources.gptfuzz() if not _held_out(e.group, 4)]
-    train = rng.sample([e for e in jailbreaks if e.positive], 450)
-    train += rng.sample([e for e in jailbreaks if not e.positive], 450)
+    train = rng.sample([e for e in jailbreaks if e.positive], 320)
+    train += rng.sample([e for e in jailbreaks if not e.positive], 320)
     truths = rng.sample(sources.truthfulqa(), 300)
     train += _pairs("truthfulqa", truths, positive=False)
     train += _pairs("trident replies", rng.sample(_trident_law(sources), 60), positive=False)
@@ -101,7 +102,7 @@ def harm(sources: Sources, seed: int) -> Data:
         built += rng.sample([b for b in kinds if b.kind.split(" ", 1)[1] in _COMPLYING], 1)
         if rng.random() < 0.3:
             built += rng.sample([b for b in kinds if b.kind.split(" ", 1)[1] not in _COMPLYING], 1)
-        if rng.random() < 0.25:
+        if rng.random() < 0.2:
             built.append(longer.build(request, rng.choices(_LONG, (2, 1, 3, 4))[0], rng))
     built += _topics(rng, answers=3, refusals=1)
     everything = _requests(sources, rng, harmful=(60, 30, 60), benign=(60, 30))
@@ -141,7 +142,7 @@ def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
             if e.positive or not unsafe:
                 what = "refusals" if e.positive else "answers to safe prompts"
                 held_out.append(_as(e, f"xstest {model} {what}", False))
-    return _at_most(held_out, 120, rng)
+    return _at_most(held_out, 80, rng)
 
 
 def shipped_probes() -> list[Request]:

@@ -31,13 +31,13 @@ class Recipe:
         batch_tokens: Tokens of one step, padding included.
     """
 
-    epochs: int = 2
-    frozen_layers: int = 3
+    epochs: int = 1
+    frozen_layers: int = 4
     encoder_rate: float = 2e-4
     head_rate: float = 1e-3
     weight_decay: float = 0.01
     warm_up: float = 0.1
-    max_tokens: int = 176
+    max_tokens: int = 144
     batch_tokens: int = 1536
     label_smoothing: float = 0.03
     seed: int = 20240607
