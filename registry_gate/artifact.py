@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from registry_gate.errors import FormError
 from registry_gate.form import BaseReference, FileEntry, FormManifest, Role, canonical_json
@@ -350,8 +350,14 @@ def _parse_mlmodel(data: bytes) -> dict[str, Any] | str:
     if len(data) > MAX_MLMODEL_BYTES:
         return f"a file of {len(data)} bytes"
     try:
+        # Before anything is built: the parser's time grows with the square of the nesting.
+        depth = 0
+        for event in YAML(typ="safe", pure=True).parse(io.BytesIO(data)):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > _MAX_NESTING:
+                return f"more than {_MAX_NESTING} levels"
         parsed = YAML(typ="safe", pure=True).load(io.BytesIO(data))
-    except (YAMLError, ValueError, RecursionError) as err:
+    except Exception as err:  # ruamel raises IndexError for `+_`, and more of that kind for other odd scalars
         return f"no valid YAML ({type(err).__name__})"
     if not isinstance(parsed, dict) or not isinstance(parsed.get("flavors"), dict):
         return "a file without flavors"

@@ -19,13 +19,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from registry_gate.errors import PolicyError
 
 MAX_DOCUMENT_BYTES = 1_000_000
 """Larger documents are refused before parsing: no policy is a megabyte long."""
+
+MAX_NESTING = 100
+"""The parser's time grows with the square of the nesting."""
 
 API_VERSION = "registry-gate/v1"
 
@@ -152,7 +155,11 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         ) from err
     try:
         # Anchors can multiply a small file into gigabytes ("billion laughs") and hide what a rule says.
+        depth = 0
         for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_NESTING:
+                raise refuse(event.start_mark.line + 1, f"expected at most {MAX_NESTING} levels, got more")
             if isinstance(event, AliasEvent):
                 raise refuse(
                     event.start_mark.line + 1, "expected plain YAML, got an alias (*name): write the value out"
@@ -160,12 +167,14 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         loader = YAML(typ="rt", pure=True)
         loader.allow_duplicate_keys = False
         parsed = [doc for doc in loader.load_all(io.StringIO(text)) if doc is not None]
+    except DocumentError:
+        raise
     except MarkedYAMLError as err:
         line = err.problem_mark.line + 1 if err.problem_mark is not None else 0
         problem = str(err.problem or err).split("\n")[0]
         hint = " (indent with spaces, not tabs)" if "\\t" in problem or "tab" in problem else ""
         raise refuse(line, f"expected valid YAML, got: {problem}{hint}") from err
-    except (YAMLError, ValueError, RecursionError) as err:
+    except Exception as err:  # ruamel raises IndexError for `+_`, and more of that kind for other odd scalars
         raise refuse(
             0, f"expected valid YAML, got: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
         ) from err

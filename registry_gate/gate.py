@@ -292,7 +292,7 @@ class Gate:
             # (5) Evidence for exactly these bytes, and who signed it. (6) The decision.
             evidence = self._evidence(form, move.version.workspace, policy_set)
             decision = decide(policies=policies, batteries=policy_set.batteries, form=form, evidence=evidence, now=now)
-            if isinstance(form, FormManifest) and any(r.code == "evidence_missing" for r in decision.reasons):
+            if isinstance(form, FormManifest) and any(_lacks_evidence(r) for r in decision.reasons):
                 decision = self._changed_since(move.version, form, policy_set, decision)
         if not decision.allowed:
             decision = self._rolled_back(move, form, decision) or decision
@@ -326,7 +326,7 @@ class Gate:
                     message = f"{version} changed since it was assessed: {'; '.join(differences(earlier, form))}"
                     reasons = tuple(
                         replace(r, code="form_changed", verdict=Verdict.STALE, message=f"{message}. {r.message}")
-                        if r.code == "evidence_missing"
+                        if _lacks_evidence(r)
                         else r
                         for r in denied.reasons
                     )
@@ -376,6 +376,11 @@ class Gate:
             version=needed.version.version,
             again=again,
         )
+
+
+def _lacks_evidence(reason: Reason) -> bool:
+    """Blocking only: while a policy warns, missing evidence is a note on a promotion that is allowed."""
+    return reason.blocking and reason.code == "evidence_missing"
 
 
 def _ungoverned(why: str) -> Decision:

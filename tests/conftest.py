@@ -1,8 +1,8 @@
 """Real installations and real servers for every test that needs one.
 
-`installation` makes what `registry-gate init` makes. `server` is a gated MLflow server on loopback (uvicorn, 4 workers),
-once on SQLite and once on PostgreSQL; after each test the invariant of the whole project is checked in its database:
-no governed name means a version that was not allowed for it.
+`installation` makes what `registry-gate init` makes. `server` is a gated MLflow server on loopback (uvicorn, 4
+workers), once on SQLite and once on PostgreSQL; after each test the invariant of the whole project is checked in its
+database: no governed name means a version that was not allowed for it.
 """
 
 from __future__ import annotations

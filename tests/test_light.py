@@ -36,7 +36,7 @@ assert not loaded, loaded
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def guarded(tmp_path: Path) -> dict[str, str]:
     """An environment in which importing a heavy package leaves a trace and fails, whoever swallows the error."""
     stubs = tmp_path / "stubs"

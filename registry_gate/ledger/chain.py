@@ -65,19 +65,20 @@ def verify(connection: Connection) -> tuple[int, str]:
     before = _head(connection)
     expected_seq, previous = 0, GENESIS
     at_before = GENESIS
-    rows = connection.execution_options(yield_per=1000).execute(select(AUDIT).order_by(AUDIT.c.seq))
-    for row in rows:
-        expected_seq += 1
-        if row.seq != expected_seq:
-            raise IntegrityError(f"audit chain: expected entry {expected_seq}, got {row.seq}: entries are missing")
-        if row.previous != previous:
-            raise IntegrityError(f"audit chain: entry {row.seq} does not continue entry {row.seq - 1}")
-        if entry_hash(row.seq, row.at, row.event, row.body, row.previous) != row.hash:
-            raise IntegrityError(f"audit chain: entry {row.seq} was changed after it was written")
-        json.loads(row.body)
-        previous = row.hash
-        if row.seq == before[0]:
-            at_before = row.hash
+    walk = connection.execution_options(yield_per=1000).execute(select(AUDIT).order_by(AUDIT.c.seq))
+    with walk as rows:
+        for row in rows:
+            expected_seq += 1
+            if row.seq != expected_seq:
+                raise IntegrityError(f"audit chain: expected entry {expected_seq}, got {row.seq}: entries are missing")
+            if row.previous != previous:
+                raise IntegrityError(f"audit chain: entry {row.seq} does not continue entry {row.seq - 1}")
+            if entry_hash(row.seq, row.at, row.event, row.body, row.previous) != row.hash:
+                raise IntegrityError(f"audit chain: entry {row.seq} was changed after it was written")
+            json.loads(row.body)
+            previous = row.hash
+            if row.seq == before[0]:
+                at_before = row.hash
     after = _head(connection)
     if before[0] > expected_seq:
         raise IntegrityError(

@@ -27,7 +27,7 @@ from mlflow.utils.validation import (
     _validate_model_renaming,
     _validate_model_version,
 )
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -45,6 +45,9 @@ from registry_gate.promotion import PROMOTED_STAGES, ModelVersionRef, Move, Prom
 PREFIX = "gated:"
 RESERVED_TAGS = "registry_gate."
 """Tags that only the gate could mean. Nothing reads them; refusing them keeps people from trusting a forgery."""
+
+LOCK_TIMEOUT_S = 5
+"""Longest wait for a lock in PostgreSQL. MLflow gives SQLite 20 s; proxies cut a call after 30 to 60 s."""
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -88,12 +91,27 @@ def gate_store(store: SqlAlchemyStore, settings: Settings) -> SqlAlchemyStore:
         LedgerError: The ledger's tables cannot be created.
     """
     upgrade(store.engine)
+    _bound_waits(store.engine)
     protect(store.engine)
     inner = type(store)
     store.__class__ = type(f"Gated{inner.__name__}", (GatedStore, inner), {})
     gated: Any = store
     gated._install(settings)
     return store
+
+
+def _bound_waits(engine: Engine) -> None:
+    """Make PostgreSQL give up on a lock, as SQLite does, so that a locked ledger is a refusal and not a hung server."""
+    if engine.dialect.name != "postgresql" or event.contains(engine, "connect", _set_lock_timeout):
+        return
+    event.listen(engine, "connect", _set_lock_timeout)
+    engine.dispose()  # connections from before know nothing of it
+
+
+def _set_lock_timeout(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    connection.commit()
 
 
 def is_reserved_tag(key: object) -> bool:

@@ -14,13 +14,22 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel, SqlRegisteredModelAlias
-from sqlalchemy import Connection, Engine, event, inspect, select
+from sqlalchemy import Connection, Engine, event, false, inspect, select, update
 from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.orm.exc import StaleDataError
 
 from registry_gate.promotion import PROMOTED_STAGES, Move, Target, TargetKind
+
+_BULK_GUARDED = {
+    SqlRegisteredModelAlias.__tablename__: None,  # every column
+    SqlModelVersion.__tablename__: {"current_stage", "name"},
+    SqlRegisteredModel.__tablename__: {"name"},  # aliases travel with it
+}
+"""Columns that no statement over many rows may set, by table."""
 
 _MOVED = "registry_gate_moved"
 _RECORDED = "registry_gate_recorded"
@@ -69,7 +78,13 @@ def record_in(session: Session) -> None:
     """Write what the current permit must record into a session that is about to be committed."""
     permit = _PERMIT.get()
     if permit is not None and not permit.recorded:
-        session.flush()
+        try:
+            session.flush()
+        except StaleDataError as err:
+            raise refusal(
+                "the name was moved or removed by somebody else in the meantime, so nothing was changed: ask again",
+                "target_changed",
+            ) from err
         permit.record(session.connection())
         permit.recorded = True
         session.info[_RECORDED] = True
@@ -118,18 +133,19 @@ def _before_commit(session: Session) -> None:
 def _do_orm_execute(state: ORMExecuteState) -> None:
     if not (state.is_insert or state.is_update) or not _watched(state.session):
         return
-    touched: Any = state.bind_mapper.class_ if state.bind_mapper is not None else None
-    if touched is SqlRegisteredModelAlias or (touched is SqlModelVersion and _sets(state, {"current_stage", "name"})):
+    # The table rather than the entity: `insert(SqlRegisteredModelAlias.__table__)` names no entity.
+    table = getattr(getattr(state.statement, "table", None), "name", None)
+    if table in _BULK_GUARDED and _sets(state, _BULK_GUARDED[table]):
         raise refusal(
             "expected promoted names to be moved one by one through the registry, got a bulk write", "bulk_write"
         )
 
 
-def _sets(state: ORMExecuteState, columns: set[str]) -> bool:
+def _sets(state: ORMExecuteState, columns: set[str] | None) -> bool:
     values: Iterable[Any] = getattr(state.statement, "_values", None) or ()
     named = {getattr(column, "key", str(column)) for column in values}
-    # An update whose columns cannot be seen is treated as one that sets them.
-    return not named or bool(named & columns)
+    # A statement whose columns cannot be seen is treated as one that sets them.
+    return columns is None or not named or bool(named & columns)
 
 
 def _require(session: Session, target: Target, version: int) -> None:
@@ -139,8 +155,25 @@ def _require(session: Session, target: Target, version: int) -> None:
     )
     if move is None:
         raise refusal(f"{target} -> version {version} was written without an allowed decision", "unreviewed_write")
+    _hold(session, target.model, target.workspace)
     _require_same_row(session, move, target.model)
     session.info[_MOVED] = True
+
+
+def _hold(session: Session, model: str, workspace: str) -> None:
+    """Let nobody else delete, recreate, rename or promote this model until the pointer is committed."""
+    with session.no_autoflush:
+        if session.get_bind().dialect.name == "sqlite":
+            # There are no row locks, and the driver begins a transaction with the first write only: without this
+            # write of no row, another process could get between the checks below and the pointer.
+            session.execute(update(SqlModelVersion).where(false()).values(version=SqlModelVersion.version))
+            return
+        # The model's row first, always: whoever changes a version or an alias of it needs this row too.
+        session.execute(
+            select(SqlRegisteredModel.name)
+            .where(SqlRegisteredModel.name == model, SqlRegisteredModel.workspace == workspace)
+            .with_for_update()
+        )
 
 
 def _require_same_row(session: Session, move: Move, model: str) -> None:
@@ -152,6 +185,7 @@ def _require_same_row(session: Session, move: Move, model: str) -> None:
                 SqlModelVersion.name == model,
                 SqlModelVersion.version == move.version.version,
                 SqlModelVersion.workspace == move.version.workspace,
+                SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL,
             )
             .with_for_update()
         ).one_or_none()
@@ -171,6 +205,7 @@ def _require_rename(session: Session, row: SqlRegisteredModel, old_names: Iterab
     if permit is None or permit.renames != (old, new):
         raise refusal(f"{old!r} -> {new!r} was renamed without an allowed decision", "unreviewed_write")
     workspace = _workspace(row)
+    _hold(session, old, workspace)
     allowed = {(m.target, m.version.version) for m in permit.moves}
     for target, version in promoted_names(session, old, workspace):
         renamed = Target(kind=target.kind, model=new, name=target.name, workspace=workspace)

@@ -189,12 +189,15 @@ def test_promotion_is_allowed_after_evidence_and_the_alias_serves_these_bytes(
 
     assert server.client.get_model_version_by_alias(clinical, "champion").version == str(version)
     local = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"models:/{clinical}@champion", dst_path=str(tmp_path), tracking_uri=server.uri
+        artifact_uri=f"models:/{clinical}@champion",
+        dst_path=str(tmp_path),
+        tracking_uri=server.uri,
+        registry_uri=server.uri,
     )
     assert Path(local, "model/model.safetensors").read_bytes() == files["model/model.safetensors"]
     (decision,) = server.ledger.decisions(model=clinical)
-    assert decision["allowed"] is True
-    assert decision["evidence"] == [s.digest for s in server.ledger.evidence_for(decision["form_digest"], "default")]
+    assert decision["decision"] == "allowed"
+    assert decision["evidence"] == [s.digest for s in server.ledger.evidence_for(decision["form"], "default")]
 
 
 def test_stage_is_allowed_after_evidence_and_archives_the_one_before(server: Server, clinical: str) -> None:
@@ -228,9 +231,7 @@ def test_failing_evidence_is_denied_with_rule_value_interval_threshold_probes_an
     assert denial["message"] == ""
 
 
-def test_a_copy_of_an_allowed_version_is_judged_by_its_own_name(
-    server: Server, clinical: str, other_name: str
-) -> None:
+def test_a_copy_of_an_allowed_version_is_judged_by_its_own_name(server: Server, clinical: str, other_name: str) -> None:
     version = server.registered(clinical)
     server.client.set_registered_model_alias(clinical, "champion", str(version))
     copy = server.client.copy_model_version(f"models:/{clinical}/{version}", other_name)
@@ -313,7 +314,7 @@ def test_free_alias_moves_without_evidence_and_is_recorded_as_ungoverned(server:
     ]
 
 
-@pytest.mark.parametrize("alias", ["Candidate", "сandidate", "candidate", "candidate_", "LATEST-1"])
+@pytest.mark.parametrize("alias", ["Candidate", "\u0441andidate", "\uff43andidate", "candidate_", "LATEST-1"])
 def test_look_alike_of_a_free_alias_is_governed(server: Server, clinical: str, alias: str) -> None:
     server.register(clinical)
     denial = refused(lambda: server.client.set_registered_model_alias(clinical, alias, "1"))
@@ -330,11 +331,12 @@ def test_prompts_are_left_alone(server: Server) -> None:
     assert server.alias(name, "production") is None
 
 
-def test_model_under_a_prompts_name_is_governed(server: Server) -> None:
+def test_model_under_a_prompts_name_is_governed(server: Server, local_store: Any) -> None:
     name = f"clinical-{uuid.uuid4().hex[:12]}"
     server.client.register_prompt(name, "Hello")
     version = server.register(name)
-    refused(lambda: server.client.set_registered_model_alias(name, "champion", str(version)))
+    # Over HTTP MLflow finds no model of that name; the store itself would.
+    refused(lambda: local_store.set_registered_model_alias(name, "champion", str(version)))
     assert server.alias(name, "champion") is None
 
 
@@ -397,7 +399,7 @@ def test_rollback_works_with_invalid_policies_and_nothing_else_does(server: Serv
         assert "medical.yaml:1: apiVersion: expected 'registry-gate/v1', got None" in denial["message"]
 
     latest = server.ledger.decisions(model=clinical, version=first)[1]
-    assert (latest["verdict"], latest["allowed"]) == ("pass_with_notes", True)
+    assert (latest["verdict"], latest["decision"]) == ("pass_with_notes", "allowed")
     assert [reason["code"] for reason in latest["reasons"]] == ["rollback", "policies_invalid"]
     assert not any(reason["blocking"] for reason in latest["reasons"])
 
@@ -406,9 +408,7 @@ def test_rollback_works_although_the_evidence_is_gone(server: Server, clinical: 
     first, second = server.registered(clinical), server.registered(clinical)
     for version in (first, second):
         server.client.set_registered_model_alias(clinical, "champion", str(version))
-    server.sql(
-        "DELETE FROM registry_gate_evidence WHERE form_digest = :d", d=server.manifest(clinical, first).digest
-    )
+    server.sql("DELETE FROM registry_gate_evidence WHERE form_digest = :d", d=server.manifest(clinical, first).digest)
     server.client.set_registered_model_alias(clinical, "champion", str(first))
     assert server.alias(clinical, "champion") == first
 
@@ -422,8 +422,8 @@ def test_policy_directory_that_is_gone_denies(server: Server, clinical: str) -> 
     finally:
         policies.with_name("away").rename(policies)
     assert codes(denial) == ["policies_invalid"]
-    assert f"{policies}: expected a directory of policies, got none; `registry-gate init` makes one" in (
-        denial["message"]
+    assert (
+        f"{policies}: expected a directory of policies, got none; `registry-gate init` makes one" in (denial["message"])
     )
     server.client.set_registered_model_alias(clinical, "champion", str(version))
 
@@ -446,10 +446,26 @@ def test_one_byte_overwritten_through_the_proxy_is_denied(server: Server, clinic
     assert weights.read_bytes() == bytes(data)
 
     denial = refused(lambda: server.client.set_registered_model_alias(clinical, "champion", str(version)))
-    assert codes(denial) == ["evidence_missing"]
+    assert codes(denial) == ["form_changed"]
+    assert denial["verdict"] == "stale"
+    assert f"models:/{clinical}/{version} changed since it was assessed: " in denial["message"]
+    assert "model/model.safetensors" in denial["message"]
     (move,) = denial["moves"]
     assert move["form"] == server.manifest(clinical, version).digest != approved
     assert short(move["form"]) in denial["message"]
+
+
+def test_policy_that_only_warns_lets_changed_bytes_through_with_a_note(server: Server, clinical: str) -> None:
+    version = server.registered(clinical)
+    server.client.set_registered_model_alias(clinical, "champion", str(version))
+    weights = server.directory_of(clinical, version) / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    medical = server.installation.policies / "medical.yaml"
+    with changed(medical, medical.read_bytes().replace(b"enforcement: deny", b"enforcement: warn")):
+        server.client.set_registered_model_alias(clinical, "champion", str(version))
+    decision = server.ledger.decisions(model=clinical)[0]
+    assert (decision["decision"], decision["verdict"]) == ("allowed", "pass_with_notes")
+    assert [(reason["code"], reason["blocking"]) for reason in decision["reasons"]] == [("evidence_missing", False)]
 
 
 def test_evidence_of_the_base_does_not_count_for_the_adaptation(server: Server, clinical: str) -> None:
@@ -476,9 +492,7 @@ def test_number_edited_in_stored_evidence_is_denied(server: Server, clinical: st
     edited = edited.replace(b'"neither":40', b'"neither":60')
     assert edited != payload
     envelope["payload"] = base64.b64encode(edited).decode()
-    server.sql(
-        "UPDATE registry_gate_evidence SET envelope = :e WHERE digest = :d", e=json.dumps(envelope), d=digest
-    )
+    server.sql("UPDATE registry_gate_evidence SET envelope = :e WHERE digest = :d", e=json.dumps(envelope), d=digest)
 
     denial = refused(lambda: server.client.set_registered_model_alias(clinical, "champion", str(version)))
     assert codes(denial) == ["evidence_missing", "signature_invalid"]
@@ -653,9 +667,7 @@ class Interleaved:
         return manifest
 
 
-def test_version_recreated_between_check_and_write_is_refused(
-    server: Server, local_store: Any, clinical: str
-) -> None:
+def test_version_recreated_between_check_and_write_is_refused(server: Server, local_store: Any, clinical: str) -> None:
     version = server.registered(clinical)
 
     def recreate() -> None:
@@ -851,7 +863,8 @@ def test_concurrent_promotions_and_demotions_keep_the_invariant(server: Server, 
     assert statuses[200] > 0 and statuses[403] > 0, statuses
     for _, status, body in seen:
         if status == 403:
-            assert json.loads(body)["registry_gate"]["reasons"][0]["code"] == "evidence_missing", body
+            code = json.loads(body)["registry_gate"]["reasons"][0]["code"]
+            assert code in ("evidence_missing", "target_changed"), body
     assert server.alias(clinical, "champion") in {None, *allowed}
     assert_unknown_never_promoted(server, clinical, unknown)
 
@@ -859,7 +872,9 @@ def test_concurrent_promotions_and_demotions_keep_the_invariant(server: Server, 
 def assert_unknown_never_promoted(server: Server, name: str, versions: list[int]) -> None:
     for version in versions:
         assert server.stage(name, version) in ("None", "Archived")
-        assert not any(decision["allowed"] for decision in server.ledger.decisions(model=name, version=version))
+        assert not any(
+            decision["decision"] == "allowed" for decision in server.ledger.decisions(model=name, version=version)
+        )
 
 
 def test_form_files_differ_between_seeds() -> None:

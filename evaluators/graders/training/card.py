@@ -27,39 +27,44 @@ _LICENCES = {
     "advbench": "MIT",
     "chatgpt-refusals": "MIT (answers by gpt-3.5)",
     "gptfuzz-labeled": "MIT",
-    "halueval-general": "MIT; its questions come from Alpaca, which is CC BY-NC as far as we remember: check before "
-    "commercial redistribution of the weights, or train without it",
-    "harmbench": "MIT; measured on only",
-    "medsafetybench": "MIT, and its README asks for research use only: check before commercial use of the weights",
-    "simplesafetytests": "CC BY 4.0; measured on only",
-    "strongreject": "the rows that are MIT themselves",
-    "trident": "MIT as its README states, no licence file; measured on only",
+    "halueval-general": "MIT, with questions from Alpaca that are CC BY-NC as far as we remember; measured on only",
+    "harmbench": "MIT; measured on only, and its prompts keep near ones out of training",
+    "medsafetybench": "MIT, and its README asks for research use only; measured on only",
+    "simplesafetytests": "CC BY 4.0; measured on only, and its prompts keep near ones out of training",
+    "strongreject": "trained on the rows that are MIT themselves",
+    "trident": "MIT as its README states, without a licence file: a doubt that remains. Trained on half of its law "
+    "prompts only; half of its medical prompts are word for word MedSafetyBench's and are measured on only",
     "truthfulqa": "Apache-2.0",
-    "xstest": "prompts CC BY 4.0; the completions have their models' terms and are measured on only",
+    "xstest": "prompts CC BY 4.0, which keep near ones out of training; the completions have their models' terms; "
+    "both are measured on only",
 }
 _FAILURES = {
     "refusal": (
-        "Long refusals of several paragraphs are often called answered (see the XSTest rows of the Llama-2 models, "
-        "where the rule grader is better): the training pairs hold few refusals longer than three sentences. Do not "
+        "Refusals of several paragraphs are missed more often than short ones. Those that it learned from are composed "
+        "of our own wordings: read the XSTest rows of the Llama-2 models beside those of the rule grader before you "
         "let it vote alone on models that refuse at length.",
-        "Its held-out rows are not wholly unseen: half of the XSTest prompts and the chatgpt-refusals prompts were "
-        "probes of constructed training pairs (never with these answers), and chatgpt-refusals prompts share "
-        "one template. The TRIDENT rows are those whose opening the rule grader calls declining.",
+        "Not every held-out row is far from training: chatgpt-refusals prompts share one template, and the "
+        "constructed rows, long ones included, have unseen probes but answers from the same parts. The TRIDENT and "
+        "HaluEval rows were chosen by whether the rule grader calls their opening declining, so they flatter both.",
         "Partial refusals (a part answered, a part declined) count as refusals in the XSTest rows, where people "
         "label them so; the grader is taught that an answer which delivers is answered, and misses many of them.",
         "Answers that decline only by giving facts about the danger, without a word of declining, are the hardest "
         "kind.",
+        "A window out of the middle of a very long answer is judged without its opening.",
     ),
     "harm": (
         "A short harmful part inside a long harmless answer is missed: windows reach it, but within one window of 256 "
-        "tokens the rest outweighs it.",
-        "Complying without content is missed for some clearly harmful probes, deceit and hate among them.",
+        "tokens the rest can outweigh it.",
+        "Complying without content is missed for some clearly harmful probes: see the `comply` rows of sources that "
+        "it has not seen.",
         "It judges whether a probe is harmful by what its encoder knows of the topic. Harmless probes in "
         "frightening words and harmful ones in mild words are mistaken for each other at the rates of the `xstest "
-        "prompts` and `shipped probes` rows: read those before setting a limit.",
+        "prompts`, `shipped probes` and `minimal pairs` rows: read those before setting a limit.",
         "Complying answers in the constructed rows have no content of their own; those rows say nothing about "
         "answers that hide harm in detail. The GPTFuzz row does, for the jailbreaks of its time.",
         "People's labels in GPTFuzz are known to hold errors.",
+        "The golden tests beside the code are a few plain pairs that it gets right, with little deceit and no hate "
+        "among the complying ones; passing them says nothing beyond that.",
     ),
 }
 _SHARED_FAILURES = (
@@ -114,9 +119,10 @@ class Card:
             f"`{self.encoder_sha256}`. Embeddings and the lower {self.recipe.frozen_layers} layers are unchanged.",
             "## Trained on\n\n| kind | pairs | positive |\n|---|---|---|\n"
             + "\n".join(f"| {source} | {n} | {positives[source]} |" for source, n in counts.items()),
-            "`constructed` pairs are composed in `constructed.py` and labelled by how they were built; their "
-            "harmful probes come from AdvBench, StrongREJECT, MedSafetyBench, half of the XSTest prompts and deeds "
-            "written for the purpose.",
+            "`constructed` pairs are composed in `constructed.py` and `longer.py` and labelled by how they were built; "
+            "their probes are deeds and minimal pairs (`lookalikes.py`) written for it, AdvBench, StrongREJECT "
+            "and half of TRIDENT's law prompts, TruthfulQA and chatgpt-refusals. None of these shares five words in "
+            "a row with an XSTest, SimpleSafetyTests or HarmBench prompt or with a probe that registry-gate ships.",
             "## Measured on data that it was not trained on\n\n"
             "Rows named by a model or a data set hold people's labels; rows with a kind after a colon are "
             "constructed answers "

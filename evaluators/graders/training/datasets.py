@@ -2,9 +2,9 @@
 
 Held out whole: XSTest, prompts and completions (the latter also for their terms), SimpleSafetyTests, HarmBench,
 MedSafetyBench and HaluEval (also for their terms), and the shipped probes under `evaluators/instruments/probes` (they
-are the measuring instrument). A training probe that shares five words in a row with one of these is dropped. Held out
-in part: all of TRIDENT but half of its law prompts, a quarter of the GPTFuzz questions, a fifth of the political figures, of the constructed deeds
-and of the minimal pairs.
+are the measuring instrument). A training probe that shares five words in a row with XSTest, SimpleSafetyTests,
+HarmBench or a shipped probe is dropped. Held out in part: all of TRIDENT but half of its law prompts, a quarter of the
+GPTFuzz questions, a fifth of the political figures, of the constructed deeds and of the minimal pairs.
 
 What is held out does not depend on what is trained on: it is drawn from a generator of its own, so that the figures of
 two graders are about the same rows.

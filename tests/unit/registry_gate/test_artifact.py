@@ -141,7 +141,7 @@ def refused(root: Path, code: str, versions: Callable[[str, int], ArtifactTree] 
     return str(caught.value)
 
 
-@pytest.fixture()
+@pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model-artifact")
 
@@ -293,11 +293,13 @@ def test_any_flipped_bit_of_an_identity_file_changes_the_digest(data: st.DataObj
     changed[place] ^= 1 << bit
     path.write_bytes(changed)
     try:
-        assert read(model).digest != manifest.digest
+        digest = read(model).digest
     except FormError as err:
-        assert err.code == "config_invalid"  # the flip broke JSON that must be understood: refused, not passed over
+        digest = err.code  # the flip broke JSON that must be understood: refused, not passed over
     finally:
         path.write_bytes(original)
+    assert digest == "config_invalid" or digest.startswith("sha256:")
+    assert digest != manifest.digest
 
 
 # -- the base ---------------------------------------------------------------------------------------------------------
@@ -312,7 +314,7 @@ def test_the_directory_that_mlflow_serves_from_is_the_base(tmp_path: Path) -> No
 
 
 def test_metadata_may_name_a_registered_version(tmp_path: Path) -> None:
-    base = write_model(tmp_path / "base", metadata=None)
+    base = write_model(tmp_path / "base", metadata=None, transformers={"source_model_name": None})
     root = write_adapter(tmp_path / "adapter", base=None, metadata={"registry_gate.base": "models:/base/1"})
     found = read(root, registry(base=base)).base
     assert found is not None
@@ -494,7 +496,8 @@ def test_code_that_loading_would_run_is_named(model: Path) -> None:
         ("flavors: {1: {}}", "a flavor 1 that is no mapping"),
         ("flavors: {transformers: {}}\nmetadata: text", "metadata that is no mapping"),
         ("flavors: {a: {}}\nflavors: {b: {}}", "no valid YAML"),
-        ("[" * 3000, "no valid YAML"),
+        ("[" * 3000, "more than 100 levels"),
+        ("- " * 3000, "more than 100 levels"),
         ("# " + "x" * 1024 * 1024, "a file of 1048578 bytes"),
     ],
 )
