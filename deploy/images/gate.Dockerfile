@@ -5,10 +5,9 @@ FROM python:3.11-slim AS build
 COPY pyproject.toml README.md constraints.txt /src/
 COPY registry_gate /src/registry_gate
 COPY evaluators /src/evaluators
+COPY policies /src/policies
 RUN python -m venv /opt/registry-gate \
  && /opt/registry-gate/bin/pip install --no-cache-dir --constraint /src/constraints.txt "/src[postgresql]"
-# `registry-gate init` copies the shipped policies from here.
-COPY policies /opt/registry-gate/lib/python3.11/site-packages/registry_gate/shipped_policies
 # The promise above, kept or the build fails.
 RUN /opt/registry-gate/bin/python -c "import importlib.util as i, sys; \
 sys.exit([n for n in ('torch', 'transformers', 'onnxruntime') if i.find_spec(n)] or 0)"

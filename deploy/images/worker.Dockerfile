@@ -1,7 +1,7 @@
 # The worker: loads candidates, measures, signs.
 # From the repository root:  docker build -f deploy/images/worker.Dockerfile -t registry-gate-worker:0.1.0 .
 #
-# CPU by default. For NVIDIA GPUs take a base with CUDA 12, cuDNN 9 and Python 3.11, and torch's own CUDA wheels:
+# CPU by default. For NVIDIA GPUs take a base with CUDA 13, cuDNN 9 and Python 3.11, and torch's own CUDA wheels:
 #   docker build -f deploy/images/worker.Dockerfile -t registry-gate-worker:0.1.0-cuda \
 #     --build-arg BASE=<your CUDA runtime image with python3.11> --build-arg TORCH_INDEX=https://pypi.org/simple .
 # Give the container the GPU (compose: `gpus: all`) and set REGISTRY_GATE_DEVICE=cuda, which fails when there is none.
@@ -13,11 +13,10 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY pyproject.toml README.md constraints.txt /src/
 COPY registry_gate /src/registry_gate
 COPY evaluators /src/evaluators
+COPY policies /src/policies
 RUN python3.11 -m venv /opt/registry-gate-worker \
  && /opt/registry-gate-worker/bin/pip install --no-cache-dir --constraint /src/constraints.txt \
       --extra-index-url "${TORCH_INDEX}" "/src[worker,postgresql]"
-# `registry-gate init` copies the shipped policies from here.
-COPY policies /opt/registry-gate-worker/lib/python3.11/site-packages/registry_gate/shipped_policies
 
 FROM ${BASE}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -82,8 +83,23 @@ def make_installation(directory: Path, *, ledger_uri: str, tracking_uri: str) ->
         config.write_text(
             CONFIG_TEXT.format(ledger_uri=ledger_uri, tracking_uri=tracking_uri, threads=threads), encoding="utf-8"
         )
-    except OSError as err:
-        raise ConfigError(f"expected to write the installation into {directory}, got: {err}") from err
+    except (OSError, ConfigError) as err:
+        _remove(*parts)
+        if isinstance(err, ConfigError):
+            raise
+        raise ConfigError(f"expected to write the installation into {directory}, got: {err}. Nothing was kept") from err
+
+
+def _remove(*made: Path) -> None:
+    """Take back what a failed call made; none of it was there before."""
+    for path in made:
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            if path.parent.name == "keys":
+                path.parent.rmdir()
 
 
 @click.command()

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel, SqlRegisteredModelAlias
 from sqlalchemy import Connection, Engine, event, false, inspect, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -80,7 +81,7 @@ def record_in(session: Session) -> None:
     if permit is not None and not permit.recorded:
         try:
             session.flush()
-        except StaleDataError as err:
+        except (StaleDataError, IntegrityError) as err:
             raise refusal(
                 "the name was moved or removed by somebody else in the meantime, so nothing was changed: ask again",
                 "target_changed",

@@ -184,7 +184,7 @@ DENIALS: dict[str, tuple[Callable[[House], object], list[str], Verdict, str]] = 
         _sign(events=13),
         ["ceiling_inconclusive", "margin_inconclusive"] * 2,
         Verdict.INCONCLUSIVE,
-        "cannot tell",
+        "13 of 120",
     ),
     "not measured": (
         _sign(measurements=(NotMeasured(measure="general.harmful_compliance", cause="out of memory"),)),
@@ -322,7 +322,10 @@ def test_another_form_under_an_allowed_version_is_no_rollback(house: House) -> N
     house.sign()
     house.allow()
     house.forms.default = make_form("c")
-    assert codes(house.decide()) == ["evidence_missing"]
+    decision = house.decide()
+    assert (codes(decision), decision.verdict) == (["form_changed"], Verdict.STALE)
+    assert decision.reasons[0].message.startswith("models:/chat/1 changed since it was assessed: ")
+    assert "peft/adapter_model.safetensors" in decision.reasons[0].message
 
 
 @pytest.mark.parametrize("arrange", [_edited, _filed_under_another_digest], ids=["edited", "filed elsewhere"])
