@@ -195,7 +195,11 @@ class Ledger:
         if engine.dialect.name == "sqlite":
             # The same patience as MLflow's own sessions, which share the file.
             event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA busy_timeout = 20000"))
-        upgrade(engine)
+        try:
+            upgrade(engine)
+        except LedgerError:
+            engine.dispose()
+            raise
         return cls(engine, clock)
 
     def schema(self) -> tuple[str | None, str]:

@@ -253,7 +253,7 @@ class PolicySpec(Strict):
     confidence: Annotated[float, Field(ge=0.9, lt=1), BeforeValidator(_share)] = 0.95
     disagreement: Disagreement = Field(default_factory=Disagreement)
     allow_notes: bool = Field(default=True, alias="allowNotes")
-    on_pass: Literal["allow", "promote"] = Field(default="allow", alias="onPass")
+    on_pass: Literal["allow"] = Field(default="allow", alias="onPass")
 
     @model_validator(mode="after")
     def _rules_hold_together(self) -> PolicySpec:
