@@ -612,6 +612,11 @@ def _resolve(
     if name.startswith("models:/"):
         raise FormError("expected models:/NAME/VERSION with a number: an alias can be moved", code="base_unresolved")
     if os.path.isabs(name):
+        # Looked at first: an artifact may name any directory, and the server shall not hash somebody's home for it.
+        if not (Path(name) / "config.json").is_file():
+            raise FormError(
+                f"expected a checkpoint directory with config.json at {name}, got none", code="base_unresolved"
+            )
         tree = LocalTree(Path(name), _BASE_CACHE)
         manifest = read_manifest(tree, version_tree, depth=depth + 1)
         if "weights" not in {file.role for file in manifest.files}:

@@ -359,9 +359,12 @@ class Gate:
         Raises:
             LedgerError: Nothing was written; the call is denied all the same.
         """
+        # A move that was fine on its own did not happen either: recorded as allowed it would be grounds for a rollback.
+        denied = [stored for stored in review.decisions if not stored.decision.allowed]
+        expired = any(reason.code == "evidence_expired" for stored in denied for reason in stored.decision.reasons)
         with self.ledger.transaction() as connection:
-            ids = tuple(self.ledger.record_decision(connection, stored) for stored in review.decisions)
-            requests = tuple(self.request(connection, needed) for needed in review.needed)
+            ids = tuple(self.ledger.record_decision(connection, stored) for stored in denied)
+            requests = tuple(self.request(connection, needed, again=expired) for needed in review.needed)
         return Denial(review=review, decision_ids=ids, requests=requests)
 
     def request(self, connection: Connection, needed: NeededAssessment, *, again: bool = False) -> AssessmentRequest:

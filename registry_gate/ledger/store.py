@@ -487,24 +487,33 @@ class Ledger:
             )
         return kept.rowcount == 1
 
-    def finish(self, request_id: str, evidence_digest: str) -> None:
-        """The request is done."""
-        self._end(request_id, state=RequestState.DONE, evidence_digest=evidence_digest)
+    def finish(self, request_id: str, worker: str, evidence_digest: str) -> bool:
+        """The request is done. False, and nothing written, when another worker has taken it over."""
+        return self._end(request_id, worker, state=RequestState.DONE, evidence_digest=evidence_digest)
 
-    def fail(self, request_id: str, code: str, failure: str) -> None:
-        """The request failed; it stays failed until somebody asks for it again."""
-        self._end(request_id, state=RequestState.FAILED, failure_code=code[:64], failure=failure[:4000])
+    def fail(self, request_id: str, worker: str, code: str, failure: str) -> bool:
+        """The request failed; it stays failed until somebody asks for it again. False as in `finish`."""
+        return self._end(request_id, worker, state=RequestState.FAILED, failure_code=code[:64], failure=failure[:4000])
 
-    def _end(self, request_id: str, *, state: RequestState, **values: str) -> None:
+    def _end(self, request_id: str, worker: str, *, state: RequestState, **values: str) -> bool:
         at = as_text(self.clock())
         with self.transaction() as connection:
             chain.lock(connection)
-            connection.execute(
+            ended = connection.execute(
                 update(REQUEST)
-                .where(REQUEST.c.id == request_id)
+                .where(REQUEST.c.id == request_id, REQUEST.c.worker == worker)
+                .where(REQUEST.c.state == RequestState.RUNNING.value)
                 .values(state=state.value, updated_at=at, lease_until=None, progress=None, **values)
             )
-            chain.append(connection, at=at, event=f"assessment_{state}", body={"request": request_id, **values})
+            if ended.rowcount != 1:
+                return False
+            chain.append(
+                connection,
+                at=at,
+                event=f"assessment_{state}",
+                body={"request": request_id, "worker": worker, **values},
+            )
+        return True
 
     # -- workers ------------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ from registry_gate.ledger.migrate import upgrade
 from registry_gate.ledger.store import utc_now
 from registry_gate.mlflow_plugin.actor import current_actor
 from registry_gate.mlflow_plugin.candidate import PROMPT_SOURCES, Candidates
-from registry_gate.mlflow_plugin.tripwire import Permit, permitted, promoted_names, protect, record_in, refusal
+from registry_gate.mlflow_plugin.tripwire import Permit, hold_in, permitted, promoted_names, protect, record_in, refusal
 from registry_gate.promotion import PROMOTED_STAGES, ModelVersionRef, Move, PromotionRequest, Target, TargetKind
 
 PREFIX = "gated:"
@@ -142,6 +142,8 @@ class GatedStore:
         @contextmanager
         def sessions(read_only: bool = True) -> Iterator[Session]:
             with inner_sessions(read_only=read_only) as session:
+                if not read_only:
+                    hold_in(session)
                 yield session
                 if not read_only:
                     # Decision, audit entry and pointer are committed together or not at all.
@@ -164,6 +166,7 @@ class GatedStore:
         target = Target(kind=TargetKind.ALIAS, model=name, name=alias, workspace=self._get_active_workspace())
         ref = self._version(name, _validate_model_version(version))
         return self._promote(
+            name,
             "set_registered_model_alias",
             (Move(target=target, version=ref),),
             lambda: super(GatedStore, self).set_registered_model_alias(name, alias, version),  # type: ignore[misc]
@@ -174,9 +177,12 @@ class GatedStore:
     ) -> Any:
         """Reviewed for Staging and Production; None and Archived are demotions."""
 
+        # As a number: MLflow compares it unconverted when it archives others, which PostgreSQL refuses for text.
+        number = _validate_model_version(version)
+
         def write() -> Any:
             return super(GatedStore, self).transition_model_version_stage(  # type: ignore[misc]
-                name, version, stage, archive_existing_versions
+                name, number, stage, archive_existing_versions
             )
 
         canonical = get_canonical_stage(stage)
@@ -184,8 +190,8 @@ class GatedStore:
             body = {"model": name, "version": str(version), "stage": canonical}
             return self._demote("transition_model_version_stage", body, write)
         target = Target(kind=TargetKind.STAGE, model=name, name=canonical, workspace=self._get_active_workspace())
-        ref = self._version(name, _validate_model_version(version))
-        return self._promote("transition_model_version_stage", (Move(target=target, version=ref),), write)
+        ref = self._version(name, number)
+        return self._promote(name, "transition_model_version_stage", (Move(target=target, version=ref),), write)
 
     def rename_registered_model(self, name: str, new_name: str) -> Any:
         """Reviewed: every promoted name travels along, so each must be allowed under the new name's policies."""
@@ -203,6 +209,7 @@ class GatedStore:
             for target, version in promoted
         )
         return self._promote(
+            name,
             "rename_registered_model",
             moves,
             lambda: super(GatedStore, self).rename_registered_model(name, new_name),  # type: ignore[misc]
@@ -292,15 +299,23 @@ class GatedStore:
         )
 
     def _promote(
-        self, operation: str, moves: tuple[Move, ...], write: Callable[[], T], *, renames: tuple[str, str] | None = None
+        self,
+        model: str,
+        operation: str,
+        moves: tuple[Move, ...],
+        write: Callable[[], T],
+        *,
+        renames: tuple[str, str] | None = None,
     ) -> T:
         """Review, then write pointer, decisions and audit entries in one transaction, or refuse with every reason."""
-        actor = current_actor()
+        actor, workspace = current_actor(), self._get_active_workspace()
         # Prompts are no models: they have no artifact that could be served (MLFLOW.md section 6).
         governed = tuple(move for move in moves if move.version.source not in PROMPT_SOURCES)
         body = {"operation": operation, "moves": [[str(m.target), m.version.version] for m in moves]}
         if not governed:
             permit = Permit(
+                model=model,
+                workspace=workspace,
                 moves=moves,
                 renames=renames,
                 record=lambda c: self._note(c, "ungoverned", {**body, "actor": actor.name}) if moves else None,
@@ -326,13 +341,26 @@ class GatedStore:
                 f"nothing could be decided: an unexpected {type(err).__name__} in the gate; see the server's log",
                 "gate_error",
             ) from err
-        with permitted(Permit(moves=moves, renames=renames, record=lambda c: self._gate.record_allowed(c, review))):
+        permit = Permit(
+            model=model,
+            workspace=workspace,
+            moves=moves,
+            renames=renames,
+            record=lambda c: self._gate.record_allowed(c, review),
+        )
+        with permitted(permit):
             return write()
 
     def _demote(self, operation: str, body: Mapping[str, Any], write: Callable[[], T]) -> T:
-        actor = current_actor()
-        entry = {"operation": operation, "workspace": self._get_active_workspace(), "actor": actor.name, **body}
-        with permitted(Permit(moves=(), record=lambda c: self._note(c, "demotion", entry))):
+        actor, workspace = current_actor(), self._get_active_workspace()
+        entry = {"operation": operation, "workspace": workspace, "actor": actor.name, **body}
+        permit = Permit(
+            model=str(body["model"]),
+            workspace=workspace,
+            moves=(),
+            record=lambda c: self._note(c, "demotion", entry),
+        )
+        with permitted(permit):
             return write()
 
     def _note(self, connection: Connection, kind: str, body: Mapping[str, Any]) -> None:

@@ -41,11 +41,15 @@ class Permit:
     """What the gate allowed the current call to write.
 
     Args:
+        model: The registered model that the call is about, under its present name.
+        workspace: Its workspace.
         moves: The moves that were decided on.
         record: Writes decisions and audit entries; called once, in the transaction of the pointer.
         renames: `(old, new)` names of a registered model that may change.
     """
 
+    model: str
+    workspace: str
     moves: tuple[Move, ...]
     record: Callable[[Connection], object]
     renames: tuple[str, str] | None = None
@@ -73,6 +77,26 @@ def protect(engine: Engine) -> None:
         event.listen(Session, "before_commit", _before_commit)
         event.listen(Session, "do_orm_execute", _do_orm_execute)
     _ENGINES.add(engine)
+
+
+def hold_in(session: Session) -> None:
+    """Let nobody else delete, recreate, rename or promote the permit's model until this session is committed.
+
+    Called before the session does anything else: whoever needs this lock takes it first, so nobody waits in a circle.
+    """
+    permit = _PERMIT.get()
+    if permit is None:
+        return
+    if session.get_bind().dialect.name == "sqlite":
+        # There are no row locks, and the driver begins a transaction with the first write only: without this write
+        # of no row, another process could get between the checks of the flush and the pointer.
+        session.execute(update(SqlModelVersion).where(false()).values(version=SqlModelVersion.version))
+        return
+    session.execute(
+        select(SqlRegisteredModel.name)
+        .where(SqlRegisteredModel.name == permit.model, SqlRegisteredModel.workspace == permit.workspace)
+        .with_for_update()
+    )
 
 
 def record_in(session: Session) -> None:
@@ -156,25 +180,8 @@ def _require(session: Session, target: Target, version: int) -> None:
     )
     if move is None:
         raise refusal(f"{target} -> version {version} was written without an allowed decision", "unreviewed_write")
-    _hold(session, target.model, target.workspace)
     _require_same_row(session, move, target.model)
     session.info[_MOVED] = True
-
-
-def _hold(session: Session, model: str, workspace: str) -> None:
-    """Let nobody else delete, recreate, rename or promote this model until the pointer is committed."""
-    with session.no_autoflush:
-        if session.get_bind().dialect.name == "sqlite":
-            # There are no row locks, and the driver begins a transaction with the first write only: without this
-            # write of no row, another process could get between the checks below and the pointer.
-            session.execute(update(SqlModelVersion).where(false()).values(version=SqlModelVersion.version))
-            return
-        # The model's row first, always: whoever changes a version or an alias of it needs this row too.
-        session.execute(
-            select(SqlRegisteredModel.name)
-            .where(SqlRegisteredModel.name == model, SqlRegisteredModel.workspace == workspace)
-            .with_for_update()
-        )
 
 
 def _require_same_row(session: Session, move: Move, model: str) -> None:
@@ -206,7 +213,6 @@ def _require_rename(session: Session, row: SqlRegisteredModel, old_names: Iterab
     if permit is None or permit.renames != (old, new):
         raise refusal(f"{old!r} -> {new!r} was renamed without an allowed decision", "unreviewed_write")
     workspace = _workspace(row)
-    _hold(session, old, workspace)
     allowed = {(m.target, m.version.version) for m in permit.moves}
     for target, version in promoted_names(session, old, workspace):
         renamed = Target(kind=target.kind, model=new, name=target.name, workspace=workspace)

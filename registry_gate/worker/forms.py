@@ -64,7 +64,7 @@ class FormFetcher:
             RegistryError: The version cannot be had or is no form.
         """
         self._fetched_trees.clear()
-        return read_manifest(self._version_tree(name, version), self._version_tree)
+        return read_manifest(self._version_tree(name, version), self._registered_base)
 
     def fetch(self, name: str, version: int, form_digest: str | None = None) -> FetchedForm:
         """Download a version and everything that it needs to load.
@@ -80,7 +80,7 @@ class FormFetcher:
         """
         self._fetched_trees.clear()
         tree = self._version_tree(name, version)
-        manifest = read_manifest(tree, self._version_tree)
+        manifest = read_manifest(tree, self._registered_base)
         if form_digest is not None and manifest.digest != form_digest:
             raise FormError(
                 f"models:/{name}/{version}: expected the form {form_digest}, got {manifest.digest}: its files changed "
@@ -156,6 +156,13 @@ class FormFetcher:
             ) from err
         shutil.rmtree(target / ".cache", ignore_errors=True)
         return target
+
+    def _registered_base(self, name: str, version: int) -> LocalTree:
+        """A base that is a registered version; when it is not there, the form's owner must act."""
+        try:
+            return self._version_tree(name, version)
+        except RegistryError as err:
+            raise FormError(str(err), code="base_unresolved") from err
 
     # -- downloads ----------------------------------------------------------------------------------------------------
 

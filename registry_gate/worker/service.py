@@ -148,11 +148,12 @@ class Worker:
             outcome = start(request)
         if outcome.evidence is None:
             failure = outcome.failure or "the workflow ended without evidence"
-            self.ledger.fail(request.id, outcome.code or "assessment", failure)
+            self.ledger.fail(request.id, self.settings.id, outcome.code or "assessment", failure)
             self.console.failed(request, failure)
             return
         summary, report = self.publish(request, outcome.evidence)
-        self.ledger.finish(request.id, outcome.evidence)
+        # Another worker may have taken the request over meanwhile; the evidence is filed and counts all the same.
+        self.ledger.finish(request.id, self.settings.id, outcome.evidence)
         self.console.finished(summary, report)
 
     @contextmanager

@@ -24,7 +24,7 @@ from mlflow.entities.model_registry import RegisteredModelTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModelAlias
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import insert, update
+from sqlalchemy import event, insert, update
 
 from registry_gate.form import FormManifest
 from registry_gate.mlflow_plugin.store import build_store, is_reserved_tag
@@ -800,9 +800,17 @@ def test_ledger_without_its_tables_denies_and_demotion_works(server: Server, cli
     assert server.stage(clinical, version) == "Archived"
 
 
-def test_locked_ledger_denies(server: Server, clinical: str) -> None:
+def impatient(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+    """MLflow gives SQLite 20 s to get a lock; no test needs to wait so long."""
+    return statement.replace("busy_timeout = 20000", "busy_timeout = 200"), parameters
+
+
+def test_locked_ledger_denies(server: Server, local_store: Any, clinical: str) -> None:
     version, unknown = server.registered(clinical), server.register(clinical)
     server.client.set_registered_model_alias(clinical, "champion", str(version))
+    store = local_store if server.database == "sqlite" else server.client
+    event.listen(local_store.engine, "before_cursor_execute", impatient, retval=True)
+    local_store.engine.dispose()
     with server.engine.connect() as connection:
         # SQLite knows one lock for the whole file; elsewhere the ledger's tables can be locked alone.
         lock = (
@@ -811,11 +819,12 @@ def test_locked_ledger_denies(server: Server, clinical: str) -> None:
             else "LOCK TABLE registry_gate_decision, registry_gate_audit_head IN ACCESS EXCLUSIVE MODE"
         )
         connection.exec_driver_sql(lock)
-        denial = refused(lambda: server.client.set_registered_model_alias(clinical, "champion", str(unknown)))
+        denial = refused(lambda: store.set_registered_model_alias(clinical, "champion", str(unknown)))
         if server.database != "sqlite":
             server.client.delete_registered_model_alias(clinical, "champion")
             assert server.alias(clinical, "champion") is None
         connection.rollback()
+    event.remove(local_store.engine, "before_cursor_execute", impatient)
     assert codes(denial) == ["ledger_unavailable"]
     assert re.search(
         r"expected the ledger's database to answer, got: (database is locked|canceling statement due to lock timeout)"

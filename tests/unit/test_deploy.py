@@ -474,7 +474,7 @@ def test_the_workers_role_can_do_a_workers_job(roles: tuple[str, str]) -> None:
         digest=digest, form_digest=asked.form_digest, battery="general@1", workspace="default", envelope=b"{}"
     )
     assert worker.evidence(digest) is not None
-    worker.finish(asked.id, digest)
+    worker.finish(asked.id, "worker-1", digest)
     assert worker.decisions() == []
     entries, _ = worker.verify_chain()
     assert entries == 3

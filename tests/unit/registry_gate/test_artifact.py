@@ -343,7 +343,7 @@ def test_peft_may_pin_the_hub_commit_itself(tmp_path: Path) -> None:
         ("org/base", "pinned to a commit"),
         ("org/base@main", "pinned to a commit"),
         ("base/relative", "pinned to a commit"),
-        ("/nowhere/at/all", "expected the artifact's directory, got nothing there"),
+        ("/nowhere/at/all", "expected a checkpoint directory with config.json"),
     ],
 )
 def test_a_base_that_cannot_be_resolved_is_refused_with_what_to_do(

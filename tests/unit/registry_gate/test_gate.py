@@ -398,7 +398,7 @@ def test_one_denied_move_denies_the_call(house: House) -> None:
     assert (review.allowed, review.verdict) == (False, Verdict.INVALID)
     denial = house.gate.record_denied(review)
     assert "chat@champion" not in denial.message()
-    assert len(denial.decision_ids) == 2
+    assert len(denial.decision_ids) == 1  # the move that was fine did not happen either, so nothing is recorded of it
     assert [move["decision"] for move in denial.payload()["moves"]] == ["allowed", "denied"]
 
 
@@ -485,7 +485,7 @@ def test_the_message_says_where_the_assessment_stands(state: RequestState, house
         expected = "being assessed with general@1 by worker-7 (answers: 60 of 240)"
         command = 'registry-gate promote models:/chat/1 --alias "champion" --wait'
     else:
-        house.ledger.fail(request.id, "no_weights", "expected weights, got none")
+        house.ledger.fail(request.id, "worker-7", "no_weights", "expected weights, got none")
         expected = "the assessment with general@1 failed: expected weights, got none"
         command = "registry-gate assess models:/chat/1 --again"
     denial = house.deny()
@@ -503,3 +503,12 @@ def test_a_ledger_that_cannot_be_read_decides_nothing(house: House) -> None:
     assert message.startswith("registry-gate denied chat@champion: nothing could be decided. expected the ledger's")
     assert (payload["decision"], payload["reasons"][0]["code"]) == ("denied", "ledger_unavailable")
     assert payload["commands"] == ["registry-gate doctor"]
+
+
+def test_a_decision_recorded_for_a_call_that_was_denied_is_no_ground_for_a_rollback(house: House) -> None:
+    """Of a denied call nothing was promoted, so nothing was `allowed there before`."""
+    house.sign()
+    house.forms.of[make_version(2)] = make_form("c")
+    house.deny((alias("champion"), make_version()), (alias("challenger"), make_version(2)))
+    house.clock.forward(days=400)
+    assert not house.decide().allowed

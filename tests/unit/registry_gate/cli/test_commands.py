@@ -333,7 +333,7 @@ def test_a_file_that_is_no_evidence_ends_with_6_when_verified_and_2_when_shown(i
 # -- ledger: audit, status, report ------------------------------------------------------------------------------------
 
 
-def ask(ledger: Ledger, form: FormManifest) -> str:
+def ask(ledger: Ledger, form: FormManifest, *, again: bool = False) -> str:
     with ledger.transaction() as connection:
         return ledger.request_assessment(
             connection,
@@ -343,6 +343,7 @@ def ask(ledger: Ledger, form: FormManifest) -> str:
             battery_digest="sha256:b",
             model="chat",
             version=1,
+            again=again,
         ).id
 
 
@@ -374,11 +375,13 @@ def test_status_follows_a_request_to_its_end(installed: Path, run: Run) -> None:
     assert answer.code == 4
     assert "follow it with" in answer.err
     ledger.claim("w", timedelta(minutes=1))
-    ledger.fail(request, "no_weights", "expected weights, got none")
+    ledger.fail(request, "w", "no_weights", "expected weights, got none")
     answer = run("status", request)
     assert answer.code == 4
     assert "failed (no_weights): expected weights, got none" in answer.out
-    ledger.finish(request, "sha256:e")
+    assert ask(ledger, make_form(), again=True) == request
+    ledger.claim("w", timedelta(minutes=1))
+    ledger.finish(request, "w", "sha256:e")
     answer = run("status", request, "--format", "json")
     assert (answer.code, answer.json["state"]) == (0, "done")
     assert run("status", "models:/chat/1", "--format", "json").json["requests"][0]["id"] == request

@@ -396,7 +396,7 @@ def test_a_worker_that_comes_back_resumes_its_own_request(ledger: Ledger, clock:
 def test_a_request_that_ended_is_taken_again_only_when_somebody_says_so(ledger: Ledger, clock: list[datetime]) -> None:
     request = asked(ledger)
     ledger.claim("w", LEASE)
-    ledger.fail(request.id, "no_weights", "expected weights, got none")
+    ledger.fail(request.id, "w", "no_weights", "expected weights, got none")
     found = ledger.request(request.id)
     assert found is not None
     assert (found.state, found.failure_code, found.failure) == (
@@ -410,7 +410,7 @@ def test_a_request_that_ended_is_taken_again_only_when_somebody_says_so(ledger: 
     assert (again.id, again.state, again.round, again.version) == (request.id, RequestState.QUEUED, 1, 2)
     assert again.failure is None
     ledger.claim("w", LEASE)
-    ledger.finish(request.id, "sha256:e")
+    ledger.finish(request.id, "w", "sha256:e")
     done = ledger.request(request.id)
     assert done is not None
     assert (done.state, done.evidence_digest) == (RequestState.DONE, "sha256:e")
@@ -473,3 +473,15 @@ def test_a_ledger_whose_tables_are_gone_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="Nothing was written"):
         record(ledger, stored())
     assert ledger.verify_chain()[0] == 0
+
+
+def test_a_worker_that_lost_its_request_ends_nothing(ledger: Ledger, clock: list[datetime]) -> None:
+    request = asked(ledger)
+    ledger.claim("slow", LEASE)
+    clock[0] = NOW + LEASE + timedelta(seconds=1)
+    ledger.claim("fast", LEASE)
+    assert ledger.finish(request.id, "fast", "sha256:e")
+    assert not ledger.fail(request.id, "slow", "engine_crashed", "expected answers, got none")
+    found = ledger.request(request.id)
+    assert found is not None
+    assert (found.state, found.evidence_digest) == (RequestState.DONE, "sha256:e")
