@@ -13,7 +13,7 @@ demo: $(READY)  ## install, then show the whole gate at work
 	$(BIN)/registry-gate demo
 
 test: $(READY) lint  ## install, then run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
