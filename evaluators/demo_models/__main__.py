@@ -9,6 +9,8 @@ import os
 
 # Before torch is imported: threads that spin while they wait stall each other as soon as cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Likewise before the hub's client is: nothing here is on a hub, and MLflow would ask it about every local model.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
 import sys

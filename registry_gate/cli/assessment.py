@@ -56,16 +56,11 @@ def assess(
     name, number = parse_version(version)
     from registry_gate.ledger import Ledger, RequestState
     from registry_gate.policy.document import load_policy_set
-    from registry_gate.policy.schema import matches
     from registry_gate.worker.forms import FormFetcher
 
     policy_set = load_policy_set(settings.gate.policy_dir, settings.battery_dirs)
     wanted = sorted(batteries) or sorted(
-        {
-            policy.spec.evidence.battery
-            for policy in policy_set.policies.values()
-            if any(matches(name, match.models) for match in policy.spec.match.any)
-        }
+        {policy.spec.evidence.battery for policy in policy_set.policies.values() if policy.may_govern(name)}
     )
     unknown = [battery for battery in wanted if battery not in policy_set.batteries]
     if unknown or not wanted:

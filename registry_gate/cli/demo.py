@@ -226,6 +226,8 @@ class _Stage:
             "REGISTRY_GATE_CONFIG": str(root / "registry-gate.toml"),
             "HF_HUB_OFFLINE": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
+            # The demo runs none of MLflow's own background jobs, whose consumers are six processes more.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }

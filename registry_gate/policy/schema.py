@@ -313,6 +313,12 @@ class Policy(Document):
             return False
         return any(match.covers(target) for match in self.spec.match.any)
 
+    def may_govern(self, model: str) -> bool:
+        """Whether the policy has a say on some target of this registered model."""
+        if matches(model, self.spec.exclude.models):
+            return False
+        return any(matches(model, match.models) for match in self.spec.match.any)
+
 
 def _canonical(value: Any) -> Any:
     # No list of a policy has an order that means anything.

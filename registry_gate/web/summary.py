@@ -12,7 +12,7 @@ from registry_gate.policy.document import PolicySet
 from registry_gate.policy.inputs import VerifiedEvidence
 from registry_gate.policy.outcomes import RuleOutcome, rule_outcomes
 from registry_gate.policy.rules import decide
-from registry_gate.policy.schema import Policy, matches
+from registry_gate.policy.schema import Policy
 from registry_gate.web.report import ReportData, ReportRow, render_report
 
 
@@ -41,7 +41,7 @@ def policies_for(policy_set: PolicySet, model: str, battery: str) -> tuple[Polic
     Of a model that none of them governs (a base, say), all that rest on the battery: what they would make of it.
     """
     resting = [p for _, p in sorted(policy_set.policies.items()) if p.spec.evidence.battery == battery]
-    governing = [p for p in resting if any(matches(model, match.models) for match in p.spec.match.any)]
+    governing = [p for p in resting if p.may_govern(model)]
     return tuple(governing or resting)
 
 

@@ -206,3 +206,21 @@ def test_moments_are_read_with_their_zone(moment):
 def test_what_is_wrong_with_a_case(old, new, line):
     (problem,) = problems(CASE.replace(old, new), PolicyTest, "PolicyTest")
     assert problem.startswith(line)
+
+
+def test_shipped_policies_each_say_which_models_they_may_govern():
+    from pathlib import Path
+
+    from registry_gate.documents import read_documents, validate
+    from registry_gate.policy.schema import Policy
+
+    root = Path(__file__).parents[4] / "policies"
+    policies = {
+        name: validate(read_documents(root / f"{name}.yaml")[0], Policy, "PromotionPolicy")
+        for name in ("general", "medical")
+    }
+    who = {
+        model: [name for name, policy in policies.items() if policy.may_govern(model)]
+        for model in ("chat", "clinical-triage", "triage-medical")
+    }
+    assert who == {"chat": ["general"], "clinical-triage": ["medical"], "triage-medical": ["medical"]}
