@@ -543,7 +543,11 @@ def _resolve_base(
             raise FormError(f"{tree.place}: expected a base for the adapter, got none. {how}", code="base_unresolved")
         return None
     resolved: list[tuple[BaseReference, list[str] | None]] = []
+    seen: set[tuple[str, str | None]] = set()
     for name, revision, where in declared:
+        if (name, revision) in seen:
+            continue  # MLflow and peft often write the same directory: what it means was looked up already
+        seen.add((name, revision))
         try:
             found = _resolve(name, revision, where, required, version_tree, depth)
         except FormError as err:

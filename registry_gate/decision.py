@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -75,7 +75,8 @@ class Reason:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, absent fields left out."""
-        return {key: value for key, value in asdict(self).items() if value is not None and value != ()}
+        # Not `asdict`, which copies deeply: every field is immutable, and each promotion writes its reasons twice.
+        return {key: value for key, value in vars(self).items() if value is not None and value != ()}
 
 
 @dataclass(frozen=True, kw_only=True)

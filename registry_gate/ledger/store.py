@@ -146,10 +146,10 @@ class StoredDecision:
             **self.decision.to_dict(),
         }
 
-    def fingerprint(self) -> str:
-        """Equal for two decisions that say the same about the same move, whenever and whoever asked."""
-        said = {key: value for key, value in self.body().items() if key not in ("id", "actor")}
-        return _digest(said)
+
+def fingerprint(body: Mapping[str, Any]) -> str:
+    """Equal for two decisions (by their bodies) that say the same about the same move, whenever and whoever asked."""
+    return _digest({key: value for key, value in body.items() if key not in ("id", "actor")})
 
 
 def model_key(version: ModelVersionRef) -> str:
@@ -220,7 +220,8 @@ class Ledger:
         A denial that only repeats the last decision about the same target is not written again: clients retry
         (MLFLOW.md section 13), and the ledger says what was decided, not how often somebody asked.
         """
-        key, fingerprint = target_key(stored.move.target), stored.fingerprint()
+        key, body = target_key(stored.move.target), stored.body()
+        said = fingerprint(body)
         if not stored.decision.allowed:
             last = connection.execute(
                 select(DECISION.c.id, DECISION.c.fingerprint)
@@ -228,7 +229,7 @@ class Ledger:
                 .order_by(DECISION.c.decided_at.desc())
                 .limit(1)
             ).one_or_none()
-            if last is not None and last.fingerprint == fingerprint:
+            if last is not None and last.fingerprint == said:
                 return str(last.id)
         version = stored.move.version
         at = as_text(stored.decided_at)
@@ -249,11 +250,11 @@ class Ledger:
                 verdict=str(stored.decision.verdict),
                 allowed=stored.decision.allowed,
                 policy_set_digest=stored.policy_set_digest,
-                fingerprint=fingerprint,
-                body=canonical_json(stored.body()).decode(),
+                fingerprint=said,
+                body=canonical_json(body).decode(),
             )
         )
-        chain.append(connection, at=at, event="decision", body=stored.body())
+        chain.append(connection, at=at, event="decision", body=body)
         return stored.id
 
     def record_event(self, connection: Connection, kind: str, body: Mapping[str, Any]) -> int:
