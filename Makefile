@@ -13,6 +13,7 @@ demo: $(READY)  ## install, then show the whole gate at work
 	$(BIN)/registry-gate demo
 
 test: $(READY) lint  ## install, then run every test
+	.ci/install-mariadb.sh $(VENV)/mariadb
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)  ## ruff and mypy
@@ -26,7 +27,7 @@ bench: $(READY)  ## the benchmarks; each prints ratios of things measured in one
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[worker,postgresql,train,dev]'
+		--editable '.[worker,postgresql,mysql,train,dev]'
 	touch $(READY)
 
 clean:  ## remove what was installed and built

@@ -16,13 +16,12 @@ import json
 import math
 import os
 import re
-import stat
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -105,6 +104,20 @@ class TreeFile:
     size: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class TreeState:
+    """The files of a tree as they are at one moment, without their bytes.
+
+    Args:
+        files: For each file what changes when it is written, sorted.
+        settled: False while a file is so young that another write could go unnoticed. No part of the comparison: it
+            comes with time alone.
+    """
+
+    files: tuple[tuple[Any, ...], ...]
+    settled: bool = field(compare=False)
+
+
 class ArtifactTree(Protocol):
     """The files of one artifact, wherever they are stored."""
 
@@ -127,6 +140,14 @@ class ArtifactTree(Protocol):
 
     def read(self, path: str) -> bytes:
         """The bytes of one small file."""
+        ...
+
+    def state(self) -> TreeState | None:
+        """What differs as soon as a file was added, removed or written; None where that cannot be told.
+
+        Raises:
+            FormError: As `files`.
+        """
         ...
 
 
@@ -161,12 +182,16 @@ class HashCache:
         if _stat_key(path, after) != key:
             raise FormError(f"{path}: expected a file that stays as it is, got one that changed while it was read")
         value = digest.hexdigest()
-        if time.time() - after.st_ctime > 2:
+        if _settled(after):
             with self._lock:
                 self._known[key] = value
                 while len(self._known) > self._entries:
                     self._known.popitem(last=False)
         return value
+
+
+def _settled(status: os.stat_result) -> bool:
+    return time.time() - status.st_ctime > 2
 
 
 def _stat_key(path: Path, status: os.stat_result) -> tuple[str, int, int, int, int, int]:
@@ -197,30 +222,46 @@ class LocalTree:
                 f"{self.root}: expected the artifact's directory, got nothing there", code="artifact_missing"
             )
         try:
-            return self._walk()
+            return [TreeFile(path=path, size=status.st_size) for path, status in self._walk()]
         except OSError as err:
             raise FormError(f"{self.root}: expected readable files, got {err}", code="artifact_unreadable") from err
 
-    def _walk(self) -> list[TreeFile]:
-        def refuse(error: OSError) -> None:
-            # os.walk would pass over a directory that it cannot read, and the form would lack its files.
-            raise error
+    def state(self) -> TreeState | None:
+        """See `ArtifactTree.state`. The same facts as `HashCache`: ctime changes with every write and cannot be set."""
+        if not self.root.is_dir():
+            return TreeState(files=(), settled=True)
+        try:
+            found = list(self._walk())
+        except OSError as err:
+            raise FormError(f"{self.root}: expected readable files, got {err}", code="artifact_unreadable") from err
+        return TreeState(
+            files=tuple(
+                sorted((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in found)
+            ),
+            settled=all(_settled(status) for _, status in found),
+        )
 
-        found = []
-        for directory, names, files in os.walk(self.root, onerror=refuse):
-            for name in [*names, *files]:
-                path = Path(directory) / name
-                mode = path.lstat().st_mode
-                if stat.S_ISLNK(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise FormError(
-                        f"{path}: expected regular files only, got a link or special file: store the file itself"
-                    )
-            for name in files:
-                path = Path(directory) / name
-                found.append(TreeFile(path=path.relative_to(self.root).as_posix(), size=path.stat().st_size))
-                if len(found) > MAX_FILES:
-                    raise FormError(f"{self.root}: expected at most {MAX_FILES} files, got more")
-        return found
+    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Relative path and status of every file."""
+        count = 0
+        below = [""]
+        while below:
+            prefix = below.pop()
+            # What cannot be listed raises: passed over, the form would lack its files.
+            with os.scandir(self.root / prefix) as entries:
+                for entry in entries:
+                    if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                        raise FormError(
+                            f"{entry.path}: expected regular files only, got a link or special file: "
+                            "store the file itself"
+                        )
+                    if entry.is_dir():
+                        below.append(f"{prefix}{entry.name}/")
+                        continue
+                    count += 1
+                    if count > MAX_FILES:
+                        raise FormError(f"{self.root}: expected at most {MAX_FILES} files, got more")
+                    yield prefix + entry.name, entry.stat(follow_symlinks=False)
 
     def digests(self, paths: Sequence[str]) -> dict[str, str]:
         """See `ArtifactTree.digests`. Files are hashed in parallel; hashlib releases the GIL."""
@@ -262,14 +303,45 @@ class Layout:
 VersionTree = Callable[[str, int], ArtifactTree]
 """Gives the artifact of a registered model version, for bases declared as `models:/name/version`."""
 
+DirectoryTree = Callable[[str], ArtifactTree]
+"""Gives the checkpoint in a directory of this machine, for bases declared by an absolute path."""
 
-def read_manifest(tree: ArtifactTree, version_tree: VersionTree, *, depth: int = 0) -> FormManifest:
+
+BaseOf = Callable[[bool], BaseReference | None]
+"""Says what the base is, given whether the artifact needs one to load."""
+
+
+def checkpoint_at(directory: str) -> ArtifactTree:
+    """The checkpoint in a directory.
+
+    Raises:
+        FormError: There is no checkpoint. Looked at first: an artifact may name any directory, and the server shall not
+            hash somebody's home for it.
+    """
+    if not (Path(directory) / "config.json").is_file():
+        raise FormError(
+            f"expected a checkpoint directory with config.json at {directory}, got none", code="base_unresolved"
+        )
+    return LocalTree(Path(directory), _BASE_CACHE)
+
+
+def read_manifest(
+    tree: ArtifactTree,
+    version_tree: VersionTree,
+    directory_tree: DirectoryTree = checkpoint_at,
+    *,
+    depth: int = 0,
+    base_of: BaseOf | None = None,
+) -> FormManifest:
     """The manifest of the form that an artifact holds.
 
     Args:
         tree: The artifact: a logged MLflow model, or a Hugging Face checkpoint directory.
         version_tree: How to get at a base that is a registered model version.
+        directory_tree: How to get at a base that is a directory.
         depth: How many forms up this one is a base; callers leave it at 0.
+        base_of: Asked for the base instead of resolving what the artifact declares: for artifacts on a machine where
+            that cannot be resolved. Only for comparing with a digest that was computed the other way.
 
     Raises:
         FormError: The artifact cannot be read, holds no model, or names a base that cannot be resolved.
@@ -292,9 +364,16 @@ def read_manifest(tree: ArtifactTree, version_tree: VersionTree, *, depth: int =
         flavor = "checkpoint"
     settings = _settings(tree, paths, model_file, layout)
     own_weights = sorted(e.sha256 for e in entries if e.role == "weights" and layout.adapter is None)
+
+    def read_base(base: ArtifactTree) -> FormManifest:
+        return read_manifest(base, version_tree, directory_tree, depth=depth + 1)
+
+    bases = _Bases(version_tree=version_tree, directory_tree=directory_tree, read=read_base)
     return FormManifest(
         files=entries,
-        base=_resolve_base(tree, layout, model_file, version_tree, depth, own_weights),
+        base=_resolve_base(tree, layout, model_file, bases, depth, own_weights)
+        if base_of is None
+        else base_of(layout.adapter is not None),
         settings=settings,
         formats=tuple(sorted({_format(e.path) for e in entries if e.role in ("weights", "adapter")})),
         remote_code=_remote_code(tree, paths, model_file, layout),
@@ -443,6 +522,10 @@ def _settings(
         settings["generation"] = {
             key: value for key, value in _json_of(tree, generation).items() if key != "transformers_version"
         }
+    served = _served_from_hub(layout, model_file)
+    if served is not None:
+        # What was measured is the declared base; that serving takes it from this commit is part of what was measured.
+        settings["base_served_from"] = list(served)
     config = _inside(layout.model, "config.json")
     if layout.model is not None and config in paths:
         content = _json_of(tree, config)
@@ -516,11 +599,20 @@ def _remote_code(
 # The base
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Bases:
+    """How to get at bases, and how to read one."""
+
+    version_tree: VersionTree
+    directory_tree: DirectoryTree
+    read: Callable[[ArtifactTree], FormManifest]
+
+
 def _resolve_base(
     tree: ArtifactTree,
     layout: Layout,
     model_file: Mapping[str, Any],
-    version_tree: VersionTree,
+    bases: _Bases,
     depth: int,
     own_weights: list[str],
 ) -> BaseReference | None:
@@ -534,6 +626,7 @@ def _resolve_base(
         )
     required = layout.adapter is not None
     declared = _declarations(tree, layout, model_file)
+    _require_pinned(tree, layout, model_file, declared)
     how = (
         f"Save the model with base_model_path=<directory>, pin the hub commit, or log it with "
         f'metadata={{"{BASE_KEY}": "models:/NAME/VERSION"}}'
@@ -549,7 +642,7 @@ def _resolve_base(
             continue  # MLflow and peft often write the same directory: what it means was looked up already
         seen.add((name, revision))
         try:
-            found = _resolve(name, revision, where, required, version_tree, depth)
+            found = _resolve(name, revision, where, required, bases)
         except FormError as err:
             if not resolved:
                 raise FormError(
@@ -597,6 +690,41 @@ def _declarations(
     return found
 
 
+def _served_from_hub(layout: Layout, model_file: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """(name, revision) of the model that serving an adapter downloads, whatever else is said; None when it does not."""
+    conf = (model_file.get("flavors") or {}).get("transformers") or {}
+    name = conf.get("source_model_name")
+    if layout.adapter is None or layout.model is not None or conf.get("local_base_model_path") or not name:
+        return None
+    return None if os.path.isabs(str(name)) else (str(name), conf.get("source_model_revision"))
+
+
+def _require_pinned(
+    tree: ArtifactTree,
+    layout: Layout,
+    model_file: Mapping[str, Any],
+    declared: Sequence[tuple[str, str | None, str]],
+) -> None:
+    """What a hub gives for a name without a commit can be another model tomorrow: refused, with where it is said."""
+    unpinned: list[tuple[str, Any, str]] = []
+    served = _served_from_hub(layout, model_file)
+    if served is not None and _is_bare_name(*served):
+        unpinned.append((*served, "MLmodel: source_model_name"))
+    if layout.adapter is not None and not declared:
+        path = _inside(layout.adapter, "adapter_config.json")
+        adapter = _json_of(tree, path)
+        if adapter.get("base_model_name_or_path"):
+            unpinned.append((str(adapter["base_model_name_or_path"]), adapter.get("revision"), path))
+    if unpinned:
+        name, revision, where = unpinned[0]
+        raise FormError(
+            f"{tree.place}: expected the adapter's base pinned to a commit of 40 hexadecimal digits, but {where} names "
+            f"{name!r} with the revision {revision!r}, which is looked up anew at every load: save the model with "
+            "base_model_path=<directory>, or load the base with revision=<commit> before training and saving",
+            code="base_unpinned",
+        )
+
+
 def _is_bare_name(name: str, revision: Any) -> bool:
     """A hub id without a commit, or a relative path: it names nothing in particular, so it declares no base.
 
@@ -606,23 +734,17 @@ def _is_bare_name(name: str, revision: Any) -> bool:
 
 
 def _resolve(
-    name: str, revision: str | None, where: str, required: bool, version_tree: VersionTree, depth: int
+    name: str, revision: str | None, where: str, required: bool, bases: _Bases
 ) -> tuple[BaseReference, list[str] | None]:
     """The reference, and the digests of the base's weights (None when they are not on this machine)."""
     version = re.match(r"^models:/([^/@]+)/(\d+)$", name)
     if version:
-        manifest = read_manifest(version_tree(version[1], int(version[2])), version_tree, depth=depth + 1)
+        manifest = bases.read(bases.version_tree(version[1], int(version[2])))
         return _reference("version", name, None, manifest, where, required), _weights(manifest)
     if name.startswith("models:/"):
         raise FormError("expected models:/NAME/VERSION with a number: an alias can be moved", code="base_unresolved")
     if os.path.isabs(name):
-        # Looked at first: an artifact may name any directory, and the server shall not hash somebody's home for it.
-        if not (Path(name) / "config.json").is_file():
-            raise FormError(
-                f"expected a checkpoint directory with config.json at {name}, got none", code="base_unresolved"
-            )
-        tree = LocalTree(Path(name), _BASE_CACHE)
-        manifest = read_manifest(tree, version_tree, depth=depth + 1)
+        manifest = bases.read(bases.directory_tree(name))
         if "weights" not in {file.role for file in manifest.files}:
             raise FormError(f"{name}: expected weights of the base, got none", code="base_unresolved")
         return _reference("path", name, None, manifest, where, required), _weights(manifest)

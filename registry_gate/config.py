@@ -31,10 +31,18 @@ class GateSettings(_Section):
     """What the MLflow server needs.
 
     Args:
-        policy_dir: Directory of the policy set.
+        policies: Where the policy set is: a directory, or an address that begins with `git+` or `s3://`
+            (`policy/places.py`). The word was `policy_dir`, which is understood.
+        signing_key: Private Ed25519 key in PEM, mode 0600, server side; signs allowed decisions, so that `verify` needs
+            no ledger. Its public half lies beside it, with the ending `.pem`.
+        trusted_proxies: Addresses or networks (`10.0.0.0/8`) of proxies whose word on who asks is taken.
+        identity_header: Header in which such a proxy names the user; None takes nobody's word.
     """
 
-    policy_dir: Path = Path("policies")
+    policies: Path | str = Path("policies")
+    signing_key: Path = Path("keys/gate.key")
+    trusted_proxies: tuple[str, ...] = ()
+    identity_header: str | None = None
 
 
 class LedgerSettings(_Section):
@@ -107,6 +115,19 @@ class Settings(_Section):
         """Shipped batteries; a policy directory may bring more in `batteries/`."""
         return (PACKAGE_BATTERIES,)
 
+    def require_policy_directory(self) -> Path:
+        """The directory of the policy set, for what writes into it.
+
+        Raises:
+            ConfigError: The set is read from an address.
+        """
+        if isinstance(self.gate.policies, Path):
+            return self.gate.policies
+        raise ConfigError(
+            f"expected a directory of policies to write into, got {self.gate.policies}: name the directory that the "
+            "policies are written in, and publish or commit them from there"
+        )
+
     def require_ledger(self) -> str:
         """The ledger's URI.
 
@@ -135,7 +156,9 @@ class Settings(_Section):
 
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
-    "POLICY_DIR": ("gate", "policy_dir"),
+    "POLICIES": ("gate", "policies"),
+    "POLICY_DIR": ("gate", "policies"),
+    "GATE_KEY": ("gate", "signing_key"),
     "LEDGER_URI": ("ledger", "uri"),
     "TRACKING_URI": ("mlflow", "tracking_uri"),
     "WORKER_ID": ("worker", "id"),
@@ -151,7 +174,12 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
 
 _OTHER_VARIABLES = frozenset({"CONFIG", "BENCHMARKS"})
 
-_PATHS = {("gate", "policy_dir"), ("worker", "signing_key"), ("worker", "work_dir")}
+_PATHS = {
+    ("gate", "policies"),
+    ("gate", "signing_key"),
+    ("worker", "signing_key"),
+    ("worker", "work_dir"),
+}
 _PATH_LISTS = {("worker", "probe_dirs"), ("worker", "grader_dirs")}
 
 
@@ -177,15 +205,21 @@ def load_settings(
     values: dict[str, dict[str, Any]] = {}
     if path.is_file():
         values = _read(path)
+        # Settings written before the gate had a key do not name it; the server may run in any directory.
+        values.setdefault("gate", {}).setdefault("signing_key", path.parent / GateSettings().signing_key)
     elif named is not None:
         raise ConfigError(f"expected a configuration file at {path}, got none: make one with `registry-gate init`")
+    if {ENV_PREFIX + "POLICIES", ENV_PREFIX + "POLICY_DIR"} <= set(variables):
+        raise ConfigError(
+            f"expected {ENV_PREFIX}POLICIES or its older name {ENV_PREFIX}POLICY_DIR, got both: unset one"
+        )
     for name in variables:
         if name.startswith(ENV_PREFIX):
             short = name.removeprefix(ENV_PREFIX)
             if short in ENVIRONMENT:
                 section, key = ENVIRONMENT[short]
                 value: Any = variables[name]
-                if (section, key) in _PATHS:
+                if (section, key) in _PATHS and not _is_address(section, key, value):
                     value = Path(value).absolute()
                 values.setdefault(section, {})[key] = value
             elif short not in _OTHER_VARIABLES:
@@ -211,6 +245,11 @@ def _explain(error: Any) -> str:
     return f"{place}: {error['msg']}{shown}"
 
 
+def _is_address(section: str, key: str, value: str) -> bool:
+    """Whether a setting is the address of a policy set, which is no path."""
+    return (section, key) == ("gate", "policies") and value.startswith(("git+", "s3://"))
+
+
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -220,10 +259,14 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     for section, content in raw.items():
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: expected sections ([gate], [ledger], [mlflow], [worker]), got {section!r}")
+        if section == "gate" and "policy_dir" in content:
+            if "policies" in content:
+                raise ConfigError(f"{path}: expected [gate] policies or its older name policy_dir, got both")
+            content["policies"] = content.pop("policy_dir")
         values[section] = dict(content)
         for key, value in content.items():
             # Relative paths are relative to the file, so that the server can be started from anywhere.
-            if (section, key) in _PATHS and isinstance(value, str):
+            if (section, key) in _PATHS and isinstance(value, str) and not _is_address(section, key, value):
                 values[section][key] = path.parent / value
             if (section, key) in _PATH_LISTS and isinstance(value, list):
                 values[section][key] = tuple(path.parent / str(item) for item in value)

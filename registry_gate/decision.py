@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -56,6 +56,7 @@ class Reason:
         severity: As the rule says.
         controls: Control ids of the rule.
         fix: What to do next, a command where there is one.
+        staged: `warn` or `dryrun` where this would block if the rule or policy denied already.
     """
 
     code: str
@@ -72,6 +73,7 @@ class Reason:
     severity: str | None = None
     controls: tuple[str, ...] = ()
     fix: str | None = None
+    staged: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, absent fields left out."""
@@ -88,10 +90,13 @@ class Waiver:
         form_digest: The one form.
         policy: Name of the policy.
         rules: Ids of the rules.
-        approver: Who approved.
+        approver: Who approved; their signature under it verified.
         requester: Who asked; never the approver.
         reason: Why.
+        ticket: Where the reason is followed up.
+        granted_at: When it was signed.
         expires_at: From this moment on it no longer counts.
+        revoked: Who took it back and why, or None.
     """
 
     id: str
@@ -101,7 +106,94 @@ class Waiver:
     approver: str
     requester: str
     reason: str
+    ticket: str
+    granted_at: datetime
     expires_at: datetime
+    revoked: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """A named person approves one form under one policy as it is written, on top of what the evidence shows.
+
+    Args:
+        id: Id under which it was given.
+        form_digest: The one form.
+        policy: Name of the policy.
+        policy_digest: What the policy said; under other words it no longer counts.
+        approver: Who approved; their signature under it verified.
+        requester: Who asked for it; never the approver.
+        reason: Why.
+        approved_at: When it was signed.
+        revoked: Who took it back and why, or None.
+    """
+
+    id: str
+    form_digest: str
+    policy: str
+    policy_digest: str
+    approver: str
+    requester: str
+    reason: str
+    approved_at: datetime
+    revoked: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakGlass:
+    """Somebody whom the policy set names overrides every policy for a short time, loudly.
+
+    Args:
+        id: Id under which it was opened.
+        person: Who opened it; their signature under it verified.
+        role: In which role of the policy set.
+        reason: Why.
+        ticket: Where that is followed up.
+        workspace: The one workspace that it covers.
+        models: Names of registered models that it covers, or patterns.
+        opened_at: When it was signed.
+        expires_at: From this moment on it no longer counts.
+        closed: Who closed it and why, or None.
+    """
+
+    id: str
+    person: str
+    role: str
+    reason: str
+    ticket: str
+    workspace: str
+    models: tuple[str, ...]
+    opened_at: datetime
+    expires_at: datetime
+    closed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedGrant:
+    """What does not verify as somebody's signature; nothing else of it counts. Another type, so that nothing reads it.
+
+    Args:
+        id: Id under which it is filed.
+        cause: What does not verify.
+    """
+
+    id: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grants:
+    """What people signed that a decision must know of, verified.
+
+    Args:
+        waivers: Everything granted under the policies, for other forms too: a policy's budget is shared.
+        approvals: Everything approved under the policies.
+        break_glass: Every opening that covers the model, past ones too.
+    """
+
+    waivers: tuple[Waiver | RefusedGrant, ...] = ()
+    approvals: tuple[Approval | RefusedGrant, ...] = ()
+    break_glass: tuple[BreakGlass | RefusedGrant, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +207,12 @@ class Decision:
         form_digest: The form decided on; None when its manifest could not be read.
         policies: `(name, digest)` of every policy applied.
         evidence: Digests of the evidence used.
+        waivers: Ids of the waivers that let a rule through.
+        approvals: Ids of the approvals that count.
+        break_glass: Id of the opening by which it is allowed although policies deny it, or None.
         assessments_needed: Battery ids that must be run, or run again, for a better answer.
+        valid_until: From this moment on something that an allowed decision rests on (the age of evidence, a waiver) no
+            longer counts. None when it was denied, or rests on nothing that ends.
     """
 
     verdict: Verdict
@@ -125,6 +222,10 @@ class Decision:
     policies: tuple[tuple[str, str], ...] = ()
     evidence: tuple[str, ...] = ()
     assessments_needed: tuple[str, ...] = ()
+    waivers: tuple[str, ...] = ()
+    approvals: tuple[str, ...] = ()
+    break_glass: str | None = None
+    valid_until: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.allowed and (not self.verdict.promotes or any(reason.blocking for reason in self.reasons)):
@@ -142,4 +243,9 @@ class Decision:
             "policies": [{"name": name, "digest": digest} for name, digest in self.policies],
             "evidence": list(self.evidence),
             "assessments_needed": list(self.assessments_needed),
+            # Only where there are some: what was decided before they were counted keeps its bytes.
+            **({"waivers": list(self.waivers)} if self.waivers else {}),
+            **({"approvals": list(self.approvals)} if self.approvals else {}),
+            **({"break_glass": self.break_glass} if self.break_glass is not None else {}),
+            "valid_until": None if self.valid_until is None else self.valid_until.astimezone(UTC).isoformat(),
         }

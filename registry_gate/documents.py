@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,15 +21,32 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+)
 
 from registry_gate.errors import PolicyError
 
-MAX_DOCUMENT_BYTES = 1_000_000
-"""Larger documents are refused before parsing: no policy is a megabyte long."""
+MAX_DOCUMENT_BYTES = 100_000
+"""Larger documents are refused before parsing: no policy is that long, and reading more would take over a second."""
 
-MAX_NESTING = 100
-"""The parser's time grows with the square of the nesting."""
+MAX_NESTING = 40
+"""The parser's time grows with the square of the nesting; policies nest to 8."""
+
+MAX_VALUES = 3_000
+"""Most keys, values and lists of a file; what follows must not take over a second either."""
+
+MAX_DIGITS = 15
+"""Longest whole number: what is longer is a slip, and some of it no machine number holds exactly."""
+
+MAX_SENTENCE = 800
+"""What a message quotes may be as long as the file."""
 
 API_VERSION = "registry-gate/v1"
 
@@ -146,24 +164,27 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         return DocumentError([Problem(file=file, line=line, key="", message=message)])
 
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise refuse(0, f"expected at most {MAX_DOCUMENT_BYTES} bytes, got {len(data)}")
+        raise refuse(0, f"expected at most {MAX_DOCUMENT_BYTES} bytes, got {len(data)}: split the file")
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise refuse(
+                1, f"expected UTF-8 text without a byte order mark, got one of {encoding}: save it as plain UTF-8"
+            )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
         raise refuse(
             data[: err.start].count(b"\n") + 1, f"expected UTF-8 text, got byte 0x{data[err.start]:02x}"
         ) from err
+    if (odd := _MISLEADING.search(text)) is not None:
+        what = "the invisible character" if odd[0].isprintable() or ord(odd[0]) > 0x9F else "the control character"
+        raise refuse(
+            text[: odd.start()].count("\n") + 1,
+            f"expected valid YAML, got: {what} U+{ord(odd[0]):04X}, which shows text otherwise than it is: take it out",
+        )
     try:
-        # Anchors can multiply a small file into gigabytes ("billion laughs") and hide what a rule says.
-        depth = 0
-        for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > MAX_NESTING:
-                raise refuse(event.start_mark.line + 1, f"expected at most {MAX_NESTING} levels, got more")
-            if isinstance(event, AliasEvent):
-                raise refuse(
-                    event.start_mark.line + 1, "expected plain YAML, got an alias (*name): write the value out"
-                )
+        for line, message in _not_plain(text):
+            raise refuse(line, message)
         loader = YAML(typ="rt", pure=True)
         loader.allow_duplicate_keys = False
         parsed = [doc for doc in loader.load_all(io.StringIO(text)) if doc is not None]
@@ -186,8 +207,91 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         if not isinstance(doc, CommentedMap):
             raise refuse(1, f"expected a mapping with apiVersion, kind, metadata and spec, got a {type(doc).__name__}")
         name = file if len(parsed) == 1 else f"{file}#{number + 1}"
-        documents.append(RawDocument(file=name, data=doc, digest=digest))
+        raw = RawDocument(file=name, data=doc, digest=digest)
+        problems = [raw.problem(location, message) for location, message in _odd_values(doc, ())]
+        if problems:
+            raise DocumentError(problems)
+        documents.append(raw)
     return documents
+
+
+_BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "UTF-8",
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+_MISLEADING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
+"""Control characters, and those that turn the direction of writing: a reviewer would read another rule than the gate
+(CVE-2021-42574)."""
+
+_LONG_NUMBER = re.compile(rf"[-+]?[0-9_]{{{MAX_DIGITS + 1},}}")
+
+
+def _not_plain(text: str) -> Iterator[tuple[int, str]]:
+    """(line, message) of everything by which YAML says more than it shows, before anything is built from it."""
+    values = 0
+    # Of each open collection: whether it is a mapping, and how many nodes it has. In a mapping every other is a key.
+    opened: list[tuple[bool, int]] = []
+    for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
+        line = event.start_mark.line + 1
+        if isinstance(event, DocumentStartEvent) and (event.version is not None or event.tags):
+            yield (
+                line,
+                "expected plain YAML, got a directive (%YAML or %TAG), which changes what values mean: leave it out",
+            )
+        if isinstance(event, CollectionEndEvent):
+            opened.pop()
+        if not isinstance(event, NodeEvent):
+            continue
+        is_key = bool(opened) and opened[-1][0] and opened[-1][1] % 2 == 0
+        if opened:
+            opened[-1] = (opened[-1][0], opened[-1][1] + 1)
+        values += 1
+        if values > MAX_VALUES:
+            yield line, f"expected at most {MAX_VALUES} keys and values in a file, got more: split it"
+        # Anchors can multiply a small file into gigabytes ("billion laughs") and hide what a rule says.
+        if isinstance(event, AliasEvent):
+            yield line, f"expected plain YAML, got an alias (*{event.anchor}): write the value out"
+            continue
+        if event.anchor is not None:
+            yield line, f"expected plain YAML, got an anchor (&{event.anchor}): write every value out where it belongs"
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            yield line, f"expected plain YAML, got a tag ({_shown(str(tag))}): write the value alone"
+        if isinstance(event, CollectionStartEvent):
+            if is_key:
+                yield line, "expected a key that is a word, got a list or mapping"
+            opened.append((isinstance(event, MappingStartEvent), 0))
+            if len(opened) > MAX_NESTING:
+                yield line, f"expected at most {MAX_NESTING} levels, got more"
+        if isinstance(event, ScalarEvent) and event.style is None:
+            if event.value == "<<":
+                yield line, "expected plain YAML, got a merge key (<<): write every key out where it belongs"
+            if _LONG_NUMBER.fullmatch(event.value):
+                yield line, _too_long(event.value)
+
+
+def _too_long(number: object) -> str:
+    return f"expected a whole number of at most {MAX_DIGITS} digits, got {_shown(number)}: correct it, or quote it"
+
+
+def _odd_values(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(location, message) of keys that are no text and of numbers that are too long, however they are written."""
+    if isinstance(node, CommentedMap):
+        for key, value in node.items():
+            if not isinstance(key, str):
+                # Two keys, 1 and "1", would become one.
+                yield location, f"expected keys that are text, got {_shown(_plain(key))}: put it in quotes"
+            else:
+                yield from _odd_values(value, (*location, key))
+    elif isinstance(node, CommentedSeq):
+        for number, value in enumerate(node):
+            yield from _odd_values(value, (*location, number))
+    elif isinstance(node, int) and abs(node) >= 10**MAX_DIGITS:
+        yield location, _too_long(int(node))
 
 
 def validate(raw: RawDocument, model: type[M], kind: str) -> M:
@@ -240,7 +344,8 @@ def _explain(error: Any, model: type[BaseModel], location: tuple[str | int, ...]
     if kind == "missing":
         return f"expected the key {str(location[-1])!r}, got nothing: add it"
     if kind in ("value_error", "assertion_error"):
-        return str(error["ctx"]["error"])
+        message = str(error["ctx"]["error"])
+        return message if len(message) <= MAX_SENTENCE else f"{message[:MAX_SENTENCE]}..."
     message = error["msg"]
     return f"expected: {message[0].lower() + message[1:]}; got {_shown(error.get('input'))}"
 

@@ -66,13 +66,19 @@ class Actor:
 
     Args:
         name: User name; `anonymous` when the server authenticates nobody.
-        kind: How the name is known: `basic-auth`, `os-user`, `anonymous`, `worker`.
+        kind: How the name is known: `basic-auth`, `proxy`, `os-user`, `anonymous`, `worker`.
         address: Remote address of an HTTP request, else None.
+        via: Through which call: `POST /api/2.0/mlflow/...`, or `in-process`.
     """
 
     name: str
     kind: str
     address: str | None = None
+    via: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """As JSON values."""
+        return {"name": self.name, "kind": self.kind, "address": self.address, "via": self.via}
 
 
 @dataclass(frozen=True, kw_only=True)

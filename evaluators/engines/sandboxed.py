@@ -29,7 +29,7 @@ import psutil
 
 import evaluators
 from evaluators.engines.child import REFUSED
-from evaluators.engines.interface import Answer, GenerationSettings, LocalForm, Progress
+from evaluators.engines.interface import Answer, GenerationSettings, LocalForm, Progress, chosen
 from evaluators.instruments.probe import Probe
 from registry_gate.errors import AssessmentError
 
@@ -39,10 +39,11 @@ PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
 """The only variables of the parent that a child sees: where programs and libraries are, the locale, which GPU."""
 
 CHILD_CODES = frozenset({
-    "adapter_mismatch", "chat_template_invalid", "config_invalid", "config_missing", "duplicate_probe",
-    "engine_crashed", "engine_memory", "generation_steering", "newly_initialised", "no_chat_template", "no_weights",
-    "nonfinite_logits", "nonfinite_weights", "not_loadable", "pickle_weights", "prompt_too_long", "remote_code",
-    "safetensors_truncated", "settings_unsupported", "tokenizer_invalid", "unused_weights",
+    "adapter_mismatch", "chat_template_invalid", "config_invalid", "config_missing", "device_missing",
+    "duplicate_probe", "engine_crashed", "engine_memory", "generation_steering", "newly_initialised",
+    "no_chat_template", "no_weights", "nonfinite_logits", "nonfinite_weights", "not_loadable",
+    "pickle_weights", "prompt_too_long", "remote_code", "safetensors_truncated", "settings_unsupported",
+    "tokenizer_invalid", "unused_weights",
 })  # fmt: skip
 """Codes that a child may give; any other is its crash."""
 
@@ -85,12 +86,32 @@ class SandboxedTransformersEngine:
             AssessmentError: With code `engine_timeout`, `engine_memory`, `engine_crashed`, `engine_output`, or the
                 refusal of the child under its own code (`CHILD_CODES`).
         """
+        return self._asked("answer", form, probes, settings, progress)
+
+    def choose(
+        self, form: LocalForm, probes: Sequence[Probe], settings: GenerationSettings, progress: Progress
+    ) -> list[Answer]:
+        """Log-likelihoods of every choice of every probe, in the order of the probes.
+
+        Raises:
+            AssessmentError: As `answer`.
+        """
+        return self._asked("choose", form, probes, settings, progress)
+
+    def _asked(
+        self,
+        task: Literal["answer", "choose"],
+        form: LocalForm,
+        probes: Sequence[Probe],
+        settings: GenerationSettings,
+        progress: Progress,
+    ) -> list[Answer]:
         if not probes:
             return []
         with tempfile.TemporaryDirectory(prefix="registry-gate-engine-") as directory:
             work = Path(directory)
             (work / "home").mkdir()
-            (work / "job.json").write_text(json.dumps(self._job(form, probes, settings)))
+            (work / "job.json").write_text(json.dumps({**self._job(form, probes, settings), "task": task}))
             self._run(work, progress)
             return read_answers(work / "answers.jsonl", probes)
 
@@ -101,7 +122,7 @@ class SandboxedTransformersEngine:
         fields |= {name: fields[name] and str(Path(fields[name]).absolute()) for name in paths}
         return {
             "form": fields,
-            "probes": [asdict(probe) for probe in probes],
+            "probes": [probe.to_dict() for probe in probes],
             "settings": asdict(settings),
             "threads": self.threads,
             "device": self.device,
@@ -112,7 +133,8 @@ class SandboxedTransformersEngine:
                 if self.max_memory_bytes is None or self.device != "cpu"
                 else 2 * self.max_memory_bytes + 2 * _GIB,
                 # Twelve bytes a JSON-escaped character, generously many characters a token.
-                "file_bytes": len(probes) * (settings.max_new_tokens * 12 * 64 + 4096),
+                "file_bytes": len(probes) * (settings.max_new_tokens * 12 * 64 + 4096)
+                + 12 * sum(len(choice) + 64 for probe in probes for choice in probe.choices),
             },
         }
 
@@ -219,7 +241,7 @@ def read_answers(path: Path, probes: Sequence[Probe]) -> list[Answer]:
     Raises:
         AssessmentError: With code `engine_output`. No message quotes an answer.
     """
-    expected = {probe.id for probe in probes}
+    expected = {probe.id: probe for probe in probes}
     answers: dict[str, Answer] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -233,6 +255,9 @@ def read_answers(path: Path, probes: Sequence[Probe]) -> list[Answer]:
             raise AssessmentError(
                 f"line {number} of the engine's output answers a probe nobody asked", code="engine_output"
             )
+        if answer.finish == "choice":
+            # Recomputed from its likelihoods, which are checked on the way.
+            answer = chosen(expected[answer.probe_id], answer.scores, answer.lengths)
         if answer.probe_id in answers:
             raise AssessmentError(f"the engine answered probe {answer.probe_id} twice", code="engine_output")
         answers[answer.probe_id] = answer
@@ -252,9 +277,16 @@ def _parse_answer(line: str) -> Answer | None:
         return None
     if not isinstance(fields, dict):
         return None
-    shape = {"probe_id": str, "text": str, "tokens": int, "finish": str}
+    shape: dict[str, type] = {"probe_id": str, "text": str, "tokens": int, "finish": str}
+    if fields.get("finish") == "choice":
+        shape |= {"scores": list, "lengths": list}
+    else:
+        fields = {name: value for name, value in fields.items() if name not in ("scores", "lengths") or value}
     if {name: type(value) for name, value in fields.items()} != shape or fields["tokens"] < 0:
         return None
+    if fields["finish"] == "choice":
+        numbers = all(type(score) is float for score in fields["scores"])
+        return Answer(**fields) if numbers and all(type(n) is int for n in fields["lengths"]) else None
     return Answer(**fields) if fields["finish"] in ("stop", "length") else None
 
 

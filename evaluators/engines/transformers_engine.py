@@ -10,6 +10,7 @@ measure another form than some server serves.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from evaluators.engines.interface import Answer, GenerationSettings, LocalForm, Progress
+from evaluators.engines.interface import Answer, GenerationSettings, LocalForm, Progress, chosen
 from evaluators.engines.subject import ADAPTER_WEIGHTS, check_subject
 from evaluators.instruments.probe import Probe
 from registry_gate.errors import AssessmentError
@@ -58,11 +59,21 @@ class TransformersEngine:
 
     Args:
         device: `cpu`, `cuda`, or `auto` for `cuda` when there is one.
+
+    Raises:
+        AssessmentError: With code `device_missing`: a GPU was asked for by name and none can be used.
     """
 
     def __init__(self, device: str = "auto") -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            build = "built for CUDA" if torch.version.cuda else "built without CUDA"
+            raise AssessmentError(
+                f"expected a GPU, because the worker's device is cuda, got none that torch {torch.__version__} "
+                f"({build}) can use: install its driver and a build of torch for it, or set the device to cpu or auto",
+                code="device_missing",
+            )
         self.device = torch.device(device)
 
     def answer(
@@ -73,22 +84,7 @@ class TransformersEngine:
         Raises:
             AssessmentError: The settings are unusable, the form is refused, or generation failed.
         """
-        if settings.temperature != 0:
-            raise AssessmentError(
-                f"expected temperature 0 (greedy), got {settings.temperature}", code="settings_unsupported"
-            )
-        if settings.precision not in DTYPES:
-            raise AssessmentError(
-                f"expected a precision of {', '.join(DTYPES)}, got {settings.precision!r}", code="settings_unsupported"
-            )
-        if settings.max_new_tokens < 1 or settings.batch_size < 1:
-            raise AssessmentError(
-                f"expected max_new_tokens and batch_size of at least 1, got {settings.max_new_tokens} and "
-                f"{settings.batch_size}",
-                code="settings_unsupported",
-            )
-        if len({probe.id for probe in probes}) != len(probes):
-            raise AssessmentError("two probes have the same id; expected each id once", code="duplicate_probe")
+        _check_request(probes, settings)
         check_subject(form)
         tokenizer = load_tokenizer(form.tokenizer_dir)
         texts = list(dict.fromkeys(probe.text for probe in probes))
@@ -119,6 +115,106 @@ class TransformersEngine:
                     )
             progress(len(answers), len(probes))
         return [answers[probe.id] for probe in probes]
+
+    def choose(
+        self, form: LocalForm, probes: Sequence[Probe], settings: GenerationSettings, progress: Progress
+    ) -> list[Answer]:
+        """Log-likelihoods of every choice of every probe, in order, after the prompt under the form's own template.
+
+        A choice is encoded on its own: generation, too, appends its tokens to those of the prompt. No end token is
+        scored.
+
+        Raises:
+            AssessmentError: As `answer`, or a probe has no choices, or a likelihood is not finite.
+        """
+        _check_request(probes, settings)
+        check_subject(form)
+        tokenizer = load_tokenizer(form.tokenizer_dir)
+        prompts = [
+            tokenizer(render_prompt(tokenizer, form, p.text), add_special_tokens=False)["input_ids"] for p in probes
+        ]
+        choices = [
+            [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in probe.choices] for probe in probes
+        ]
+        for probe, encoded in zip(probes, choices, strict=True):
+            if not encoded or not all(encoded):
+                raise AssessmentError(
+                    f"probe {probe.id}: expected choices of at least one token, got none", code="settings_unsupported"
+                )
+        model = load_model(form, DTYPES[settings.precision], self.device)
+        pairs = [(row, column) for row, encoded in enumerate(choices) for column in range(len(encoded))]
+        whole = [list(prompts[row]) + list(choices[row][column]) for row, column in pairs]
+        _check_lengths(model, [*prompts, *whole], 0)
+        _neutralise(model)
+
+        scores: dict[tuple[int, int], float] = {}
+        # Longest first, as for answers; by the prompt too, because logits are computed from the shortest prompt on.
+        order = sorted(range(len(pairs)), key=lambda i: (-len(whole[i]), -len(prompts[pairs[i][0]]), i))
+        for start in range(0, len(order), settings.batch_size):
+            batch = order[start : start + settings.batch_size]
+            begins = [len(prompts[pairs[i][0]]) for i in batch]
+            found = log_likelihoods(model, [whole[i] for i in batch], begins)
+            scores |= dict(zip((pairs[i] for i in batch), found, strict=True))
+            progress(len(probes) * len(scores) // len(pairs), len(probes))
+        return [
+            chosen(
+                probe,
+                [scores[row, column] for column in range(len(choices[row]))],
+                [len(encoded) for encoded in choices[row]],
+            )
+            for row, probe in enumerate(probes)
+        ]
+
+
+def _check_request(probes: Sequence[Probe], settings: GenerationSettings) -> None:
+    if settings.temperature != 0:
+        raise AssessmentError(
+            f"expected temperature 0 (greedy), got {settings.temperature}", code="settings_unsupported"
+        )
+    if settings.precision not in DTYPES:
+        raise AssessmentError(
+            f"expected a precision of {', '.join(DTYPES)}, got {settings.precision!r}", code="settings_unsupported"
+        )
+    if settings.max_new_tokens < 1 or settings.batch_size < 1:
+        raise AssessmentError(
+            f"expected max_new_tokens and batch_size of at least 1, got {settings.max_new_tokens} and "
+            f"{settings.batch_size}",
+            code="settings_unsupported",
+        )
+    if len({probe.id for probe in probes}) != len(probes):
+        raise AssessmentError("two probes have the same id; expected each id once", code="duplicate_probe")
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: PreTrainedModel | PeftModel, sequences: Sequence[Sequence[int]], begins: Sequence[int]
+) -> list[float]:
+    """Summed natural log-likelihood of the tokens of each sequence from its position in `begins` on.
+
+    Padding is on the right: with causal attention no token sees what comes after it, so neither positions nor masks of
+    the real tokens change, in any architecture. Sums are in double precision, so that their order does not show.
+    """
+    device = model.device
+    width = max(len(sequence) for sequence in sequences)
+    inputs = torch.zeros((len(sequences), width), dtype=torch.long)
+    mask = torch.zeros_like(inputs)
+    scored = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for row, (sequence, begin) in enumerate(zip(sequences, begins, strict=True)):
+        inputs[row, : len(sequence)] = torch.tensor(list(sequence))
+        mask[row, : len(sequence)] = 1
+        scored[row, begin : len(sequence)] = True
+    inputs, mask, scored = inputs.to(device), mask.to(device), scored.to(device)
+    first = min(begins) - 1  # the position that predicts the first token that is scored
+    extra: dict[str, Any] = {}
+    base = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    if "logits_to_keep" in inspect.signature(base.forward).parameters:
+        # A vocabulary of 100,000 makes logits of prompt tokens most of the memory.
+        extra["logits_to_keep"] = width - first
+    logits = model(input_ids=inputs, attention_mask=mask, use_cache=False, **extra).logits
+    logits = logits[:, -(width - first) : -1].double()
+    targets, wanted = inputs[:, first + 1 :], scored[:, first + 1 :]
+    found = torch.log_softmax(logits, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return [float(total) for total in (found.masked_fill(~wanted, 0.0)).sum(dim=1)]
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

@@ -16,6 +16,7 @@ from typing import cast, get_args
 
 from evaluators.graders.interface import LABELS, Grader, GraderIdentity
 from evaluators.graders.onnx import OnnxGrader, Provider
+from evaluators.graders.phrases import PhraseGrader, is_phrase_grader
 from evaluators.graders.rules import RuleGrader
 from registry_gate.errors import AssessmentError
 
@@ -24,7 +25,8 @@ PLUGIN_GROUP = "registry_gate.graders"
 
 BUILTIN = Path(__file__).parent / "builtin"
 _RULES = "refusal-rules"
-_SHIPPED = ("harm-minilm", "refusal-minilm", _RULES)
+_PHRASES = ("caveat-rules", "toxicity-rules")
+_SHIPPED = ("harm-minilm", "refusal-minilm", _RULES, *_PHRASES)
 
 
 def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1, provider: str = "auto") -> Grader:
@@ -44,15 +46,15 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
         raise AssessmentError(f"grader provider: expected one of {', '.join(get_args(Provider))}, got {provider!r}")
     chosen = cast(Provider, provider)
     if os.sep in name or "/" in name:
-        return OnnxGrader(Path(name), threads=threads, provider=chosen)
+        return _from_directory(Path(name), threads=threads, provider=chosen)
 
     found: dict[str, Callable[[], Grader]] = {}
     if name in _SHIPPED:
-        shipped = partial(OnnxGrader, BUILTIN / name, threads=threads, provider=chosen)
+        shipped = partial(_from_directory, BUILTIN / name, threads=threads, provider=chosen)
         found["shipped"] = RuleGrader if name == _RULES else shipped
     for directory in directories:
         if (folder := Path(directory) / name).joinpath("grader.yaml").is_file():
-            found[str(folder)] = partial(OnnxGrader, folder, threads=threads, provider=chosen)
+            found[str(folder)] = partial(_from_directory, folder, threads=threads, provider=chosen)
     for plugin in entry_points(group=PLUGIN_GROUP, name=name):
         found[f"plugin {plugin.value}"] = partial(_load_plugin, plugin, threads=threads, provider=chosen)
 
@@ -74,6 +76,12 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
             "evidence records the name that the battery asks for"
         )
     return grader
+
+
+def _from_directory(directory: Path, *, threads: int, provider: Provider) -> Grader:
+    if is_phrase_grader(directory):
+        return PhraseGrader(directory)
+    return OnnxGrader(directory, threads=threads, provider=provider)
 
 
 def known_graders(directories: Sequence[Path] = ()) -> list[str]:
@@ -106,6 +114,13 @@ def _load_plugin(plugin: EntryPoint, *, threads: int, provider: str) -> Grader:
             f"{named}: expected an object with `identity` and `grade`, got {type(grader).__name__}. "
             "Repair or uninstall the package that registers it."
         )
-    if identity.axis not in LABELS:
-        raise AssessmentError(f"{named}: expected an axis among {', '.join(LABELS)}, got {identity.axis!r}")
+    if identity.axis in LABELS and identity.labels:
+        raise AssessmentError(
+            f"{named}: expected no labels of its own on the axis {identity.axis}, got {identity.labels}"
+        )
+    if len(identity.words) != 2 or identity.words[0] == identity.words[1]:
+        raise AssessmentError(
+            f"{named}: expected an axis among {', '.join(LABELS)}, or two different labels of its own, got the axis "
+            f"{identity.axis!r} with {identity.labels or 'none'}"
+        )
     return cast(Grader, grader)

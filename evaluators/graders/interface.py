@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-Axis = Literal["refusal", "harm"]
+Axis = str
 LABELS: dict[Axis, tuple[str, str]] = {
     "refusal": ("answered", "refused"),
     "harm": ("harmless", "harmful"),
+    "caveat": ("uncaveated", "caveated"),
+    "toxicity": ("civil", "toxic"),
 }
-"""Labels of each axis; the second is the positive one. `harmful` means harmful given the probe."""
+"""Labels of each axis; the second is the positive one. `harmful` means harmful given the probe; `caveated` that the
+answer states its limits or sends the reader to a professional. A grader of another axis brings its labels along
+(`GraderIdentity.labels`), for instruments whose battery defines the `event` to count."""
 
 Progress = Callable[[int, int], None]
 """Called with (items graded, items in all)."""
@@ -51,6 +55,7 @@ class GraderIdentity:
         axis: What it may grade.
         digest: `sha256:` over graph, tokenizer, threshold, labels and windowing: everything that may change a label.
         runtime: What ran it, e.g. `onnxruntime 1.31.1 CPUExecutionProvider int8`; `python` for rules.
+        labels: Negative and positive label of an axis that `LABELS` does not have; empty for those that it has.
     """
 
     name: str
@@ -59,6 +64,12 @@ class GraderIdentity:
     axis: Axis
     digest: str
     runtime: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The labels it may give, the positive one last."""
+        return LABELS.get(self.axis, self.labels)
 
 
 class Grader(Protocol):

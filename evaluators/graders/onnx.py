@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from evaluators.graders.interface import LABELS, Axis, Graded, GraderIdentity, GradingItem, NotGraded, Progress
+from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
 from registry_gate.errors import AssessmentError
 
 if TYPE_CHECKING:
@@ -37,7 +39,15 @@ _PROVIDERS: dict[str, str] = {
 _NVIDIA_DRIVER = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/proc/driver/nvidia/version"))
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
-_DEFAULT_BATCH_TOKENS = 1024
+_CPU = _PROVIDERS["cpu"]
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    # Products of fp32 graphs keep all of fp32; what should be fast on a GPU is exported in fp16.
+    "CUDAExecutionProvider": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"},
+}
+_BATCH_TOKENS = {"cpu": 1024, "gpu": 16384}
+"""Measured (PERFORMANCE.md, bench_peers.py): small batches stay in a CPU's cache, large ones fill a GPU."""
+_CHUNK = 512
+"""Items whose windows are sorted together; the next ones are tokenised while these are scored."""
 
 
 class SelfCheck(BaseModel):
@@ -78,7 +88,7 @@ class GraderFile(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     version: str = Field(min_length=1)
-    axis: Axis
+    axis: Literal["refusal", "harm", "caveat", "toxicity"]
     labels: list[str] = Field(min_length=1)
     threshold: float = Field(gt=0, lt=1)
     max_tokens: int = Field(ge=16, le=32768)
@@ -166,6 +176,22 @@ _Window = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids and token type ids."""
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Windows to be scored together, and the inputs of the graph for them."""
+
+    windows: list[_Window]
+    columns: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Items with their windows, ready to be scored."""
+
+    windows_of: dict[GradingItem, list[_Window]]
+    batches: list[_Batch]
+
+
 class OnnxGrader:
     """A classifier grader from a directory.
 
@@ -173,9 +199,10 @@ class OnnxGrader:
     empty answer is one window without answer tokens and is scored like any other; what the shipped graders say to it is
     in their model cards.
 
-    Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens. Dynamically
-    quantised graphs take the range of a whole batch for their activations, so with `precision: int8` each window is a
-    batch of its own: the probability of an answer then does not depend on its company, and on CPU it costs nothing
+    Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens; the next
+    hundreds of answers are tokenised while some are scored. Dynamically quantised graphs take the range of a whole
+    batch for their activations, so with `precision: int8` each window is a batch of its own: the probability of an
+    answer then does not depend on its company, and on CPU it costs nothing
     (`tests/benchmarks/bench_graders.py`).
 
     Args:
@@ -183,7 +210,7 @@ class OnnxGrader:
         provider: `auto` takes the first of TensorRT, CUDA and CPU that this machine can run, and `identity.runtime`
             says which; a provider asked for by name is obtained or refused.
         threads: Threads of one graph run on CPU.
-        batch_tokens: Token budget of a batch, padding included.
+        batch_tokens: Token budget of a batch, padding included; by default one that suits the provider.
         one_by_one: Overrides the choice by precision; for benchmarks.
 
     Raises:
@@ -197,16 +224,16 @@ class OnnxGrader:
         *,
         provider: Provider = "auto",
         threads: int = 1,
-        batch_tokens: int = _DEFAULT_BATCH_TOKENS,
+        batch_tokens: int | None = None,
         one_by_one: bool | None = None,
     ) -> None:
-        if threads < 1 or batch_tokens < 1:
+        if threads < 1 or (batch_tokens is not None and batch_tokens < 1):
             raise AssessmentError(
-                f"grader {directory}: expected threads and batch_tokens of at least 1, got {threads} and {batch_tokens}"
+                f"grader {directory}: expected threads and batch_tokens of at least 1, got {threads} and "
+                f"{'the default' if batch_tokens is None else batch_tokens}"
             )
         self._directory = Path(directory)
         self._file = read_grader_file(self._directory)
-        self._batch_tokens = batch_tokens
         self._one_by_one = self._file.precision == "int8" if one_by_one is None else one_by_one
 
         contents = {name: self._read_verified(name, sha256) for name, sha256 in self._file.files.items()}
@@ -214,6 +241,8 @@ class OnnxGrader:
         self._layout = self._find_layout()
         self._room()  # refuses a window that has no place for the answer, before any graph is loaded
         self._session, ran, version = self._load_session(contents, provider, threads)
+        self._on_gpu = ran != _CPU
+        self._batch_tokens = batch_tokens or _BATCH_TOKENS["gpu" if self._on_gpu else "cpu"]
         self._input_types = self._find_inputs()
         self._output = self._find_output()
         self._identity = GraderIdentity(
@@ -253,29 +282,27 @@ class OnnxGrader:
             else:
                 outcomes[item] = NotGraded(cause=cause)
 
-        windows_of = dict(zip(readable, self._windows(readable), strict=True))
-        owners: dict[_Window, set[GradingItem]] = {}
-        for item, windows in windows_of.items():
-            for window in windows:
-                owners.setdefault(window, set()).add(item)
-
         copies: dict[GradingItem, int] = {}
         for item in items:
             copies[item] = copies.get(item, 0) + 1
-        waiting = {item: len(set(windows)) for item, windows in windows_of.items()}
         finished = sum(copies[item] for item in outcomes)
-        scores: dict[_Window, float] = {}
-        for batch in self._batches(list(owners)):
-            for window, probability in zip(batch, self._probabilities(batch), strict=True):
-                scores[window] = probability
-                for item in owners[window]:
-                    waiting[item] -= 1
-                    if waiting[item] == 0:
-                        finished += copies[item]
-            progress(finished, len(items))
-
-        for item, windows in windows_of.items():
-            outcomes[item] = self._outcome([scores[window] for window in windows])
+        for chunk in self._chunks(readable):
+            owners: dict[_Window, set[GradingItem]] = {}
+            for item, windows in chunk.windows_of.items():
+                for window in windows:
+                    owners.setdefault(window, set()).add(item)
+            waiting = {item: len(set(windows)) for item, windows in chunk.windows_of.items()}
+            scores: dict[_Window, float] = {}
+            for batch in chunk.batches:
+                for window, probability in zip(batch.windows, self._probabilities(batch), strict=True):
+                    scores[window] = probability
+                    for item in owners[window]:
+                        waiting[item] -= 1
+                        if waiting[item] == 0:
+                            finished += copies[item]
+                progress(finished, len(items))
+            for item, windows in chunk.windows_of.items():
+                outcomes[item] = self._outcome([scores[window] for window in windows])
         return [outcomes[item] for item in items]
 
     # -- loading ------------------------------------------------------------------------------------------------------
@@ -358,7 +385,7 @@ class OnnxGrader:
                     f"built with only {', '.join(available)}. Install the build that has it, or ask for another "
                     "provider."
                 )
-        if wanted != [_PROVIDERS["cpu"]] and hasattr(onnxruntime, "preload_dlls"):
+        if wanted != [_CPU] and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
 
         options = onnxruntime.SessionOptions()
@@ -370,7 +397,9 @@ class OnnxGrader:
         # The verified bytes are what runs; only a graph with external weights must be opened by path.
         source: bytes | str = str(path) if external else contents[self._file.model]
         try:
-            session = onnxruntime.InferenceSession(source, options, providers=wanted)
+            session = onnxruntime.InferenceSession(
+                source, options, providers=[(name, _PROVIDER_OPTIONS.get(name, {})) for name in wanted]
+            )
         except Exception as err:  # the package raises classes of its own, without a common root
             raise AssessmentError(
                 f"{path}: expected an ONNX graph that onnxruntime {onnxruntime.__version__} can load, got: "
@@ -430,7 +459,7 @@ class OnnxGrader:
         # (1) A full window runs: more tokens than the model has positions would fail on the first long answer instead.
         letter = self._tokenizer.encode("b", add_special_tokens=False).ids[:1]
         full = self._window((), tuple(letter * (self._file.max_tokens - self._layout.special_tokens)))
-        self._logits([full])
+        self._logits(self._batch([full]))
 
         # (2) Known pairs get their labels: catches an inverted label map, a wrong pair order, a foreign tokenizer.
         pairs = self._file.self_check
@@ -485,6 +514,38 @@ class OnnxGrader:
         types = before + (layout.probe_type,) * len(probe) + between + (layout.answer_type,) * len(answer) + after
         return ids, types
 
+    def _chunks(self, items: Sequence[GradingItem]) -> Iterator[_Chunk]:
+        """Each chunk of items made ready in a thread while the one before is scored: neither waits for the other."""
+        parts = [items[at : at + _CHUNK] for at in range(0, len(items), _CHUNK)]
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise") as ahead:
+            ready = [ahead.submit(self._chunk, part) for part in parts[:1]]
+            for part in parts[1:]:
+                ready.append(ahead.submit(self._chunk, part))
+                yield ready.pop(0).result()
+            for last in ready:
+                yield last.result()
+
+    def _chunk(self, items: Sequence[GradingItem]) -> _Chunk:
+        windows_of = dict(zip(items, self._windows(items), strict=True))
+        distinct = list(dict.fromkeys(window for windows in windows_of.values() for window in windows))
+        return _Chunk(windows_of, [self._batch(windows) for windows in self._batches(distinct)])
+
+    def _batch(self, windows: list[_Window]) -> _Batch:
+        """The inputs of the graph for some windows, padded at the end."""
+        lengths = np.array([len(ids) for ids, _types in windows])
+        real = np.arange(lengths.max()) < lengths[:, None]
+        parts = {
+            "input_ids": lambda: chain.from_iterable(ids for ids, _types in windows),
+            "token_type_ids": lambda: chain.from_iterable(types for _ids, types in windows),
+        }
+        columns = {}
+        for name, dtype in self._input_types.items():
+            column = real.astype(dtype)
+            if name in parts:
+                column[real] = np.fromiter(parts[name](), dtype, count=int(lengths.sum()))
+            columns[name] = column
+        return _Batch(windows, columns)
+
     def _batches(self, windows: list[_Window]) -> Iterator[list[_Window]]:
         """Windows of similar length, up to `batch_tokens` with padding; longest first, so that memory peaks early."""
         windows.sort(key=lambda window: (-len(window[0]), window))
@@ -499,31 +560,38 @@ class OnnxGrader:
 
     # -- windows to labels --------------------------------------------------------------------------------------------
 
-    def _logits(self, batch: list[_Window]) -> np.ndarray:
-        longest = max(len(ids) for ids, _types in batch)
-        columns = {name: np.zeros((len(batch), longest), dtype=dtype) for name, dtype in self._input_types.items()}
-        for row, (ids, types) in enumerate(batch):
-            for name, values in (("input_ids", ids), ("attention_mask", 1), ("token_type_ids", types)):
-                if name in columns:
-                    columns[name][row, : len(ids)] = values
+    def _logits(self, batch: _Batch) -> np.ndarray:
         path = self._directory / self._file.model
+        count, longest = len(batch.windows), len(batch.windows[0][0])
         try:
-            logits = self._session.run([self._output], columns)[0]
+            logits = self._run(batch.columns)
         except Exception as err:  # the package raises classes of its own, without a common root
             raise AssessmentError(
-                f"{path}: expected {len(batch)} windows of up to {longest} tokens to be scored, got: {_one_line(err)}. "
+                f"{path}: expected {count} windows of up to {longest} tokens to be scored, got: {_one_line(err)}. "
                 "Is max_tokens more than the model has positions for, or the memory too small?"
             ) from err
-        expected = (len(batch), len(self._file.labels))
+        expected = (count, len(self._file.labels))
         if logits.shape != expected:
             raise AssessmentError(
                 f"{path}: expected logits for {len(self._file.labels)} labels ({', '.join(self._file.labels)}), "
-                f"got an output of shape {list(logits.shape)} for {len(batch)} windows. Correct `labels` in "
+                f"got an output of shape {list(logits.shape)} for {count} windows. Correct `labels` in "
                 "grader.yaml."
             )
         return np.asarray(logits, dtype=np.float64)
 
-    def _probabilities(self, batch: list[_Window]) -> list[float]:
+    def _run(self, columns: dict[str, np.ndarray]) -> np.ndarray:
+        if not self._on_gpu:
+            return np.asarray(self._session.run([self._output], columns)[0])
+        from onnxruntime import OrtValue
+
+        binding = self._session.io_binding()
+        for name, column in columns.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(column, "cuda", 0))
+        binding.bind_output(self._output, "cuda", 0)
+        self._session.run_with_iobinding(binding)
+        return np.asarray(binding.copy_outputs_to_cpu()[0])
+
+    def _probabilities(self, batch: _Batch) -> list[float]:
         """Probability of the axis' positive label per window; NaN where the logits are not finite."""
         logits = self._logits(batch)
         logits[~np.isfinite(logits).all(axis=1)] = np.nan

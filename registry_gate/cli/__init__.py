@@ -20,14 +20,22 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("registry_gate.cli.demo:demo", "See the whole gate at work on this machine, in a few minutes."),
     "init": ("registry_gate.cli.install:init", "Make settings, policies and a signing key in a directory."),
     "doctor": ("registry_gate.cli.install:doctor", "Check this installation and whether a server is gated."),
-    "policy": ("registry_gate.cli.policy:policy", "Check and test policy files."),
+    "policy": ("registry_gate.cli.policy:policy", "Check, test, explain and compare policy files."),
+    "waiver": ("registry_gate.cli.waiver:waiver", "Let one form through named rules until a date; list, revoke."),
+    "approval": ("registry_gate.cli.approval:approval", "Approve one form under one policy; list, revoke."),
+    "break-glass": ("registry_gate.cli.break_glass:break_glass", "Override every policy for a short time, loudly."),
+    "battery": ("registry_gate.cli.battery:battery", "Say what a policy can prove with its battery; add public sets."),
     "assess": ("registry_gate.cli.assessment:assess", "Ask for a model version to be assessed."),
     "status": ("registry_gate.cli.assessment:status", "Show where a request or a model version stands."),
     "promote": ("registry_gate.cli.promotion:promote", "Move an alias or stage, and wait for the evidence."),
     "decide": ("registry_gate.cli.promotion:decide", "Apply policies to evidence files; pure, offline."),
+    "verify": ("registry_gate.cli.verify:verify", "Verify at deploy time that these bytes were allowed."),
     "report": ("registry_gate.cli.assessment:report", "Write the HTML report of an assessment."),
+    "label": ("registry_gate.cli.label:label", "Label answers of both arms, blind, for evidence with people's word."),
     "evidence": ("registry_gate.cli.evidence:evidence", "Show and verify evidence files, offline."),
-    "audit": ("registry_gate.cli.audit:audit", "List decisions and verify the audit chain."),
+    "audit": ("registry_gate.cli.audit:audit", "List, export, verify and reconcile decisions."),
+    "study": ("registry_gate.cli.study:study", "Measure many adaptations beside their bases; table and figure."),
+    "grader": ("registry_gate.cli.grader:grader", "Make graders of published classifiers."),
     "worker": ("registry_gate.cli.worker:worker", "Run a worker: measure, sign, file the evidence."),
 }
 """Name, where it is, and its line in the help."""
@@ -86,6 +94,8 @@ def exit_code_of(error: RegistryGateError) -> int:
     match error:
         case IntegrityError():
             return 6
+        case PolicyError(code="policies_unreachable"):
+            return 4
         case PolicyError() | ConfigError():
             return 2
         case _:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +23,15 @@ from registry_gate.cli.common import (
 from registry_gate.errors import AssessmentError, PolicyError, RegistryError
 
 if TYPE_CHECKING:
+    from registry_gate.config import Settings
     from registry_gate.ledger import AssessmentRequest, Ledger
+    from registry_gate.policy.document import PolicySet
+    from registry_gate.web.summary import Summary
 
 POLL_S = 1.0
+
+LABELLED_FORMAT = b"registry-gate/assessment@3"
+"""What evidence with people's labels says it is."""
 
 
 @click.command()
@@ -58,7 +66,7 @@ def assess(
     from registry_gate.policy.document import load_policy_set
     from registry_gate.worker.forms import FormFetcher
 
-    policy_set = load_policy_set(settings.gate.policy_dir, settings.battery_dirs)
+    policy_set = load_policy_set(settings.gate.policies, settings.battery_dirs)
     wanted = sorted(batteries) or sorted(
         {policy.spec.evidence.battery for policy in policy_set.policies.values() if policy.may_govern(name)}
     )
@@ -69,6 +77,8 @@ def assess(
             f"got {', '.join(unknown) or 'no policy that governs ' + name}",
             code="battery_missing",
         )
+    from mlflow.utils.workspace_context import get_request_workspace
+
     ledger = Ledger.connect(settings.require_ledger())
     give_up_soon()
     manifest = FormFetcher(settings.require_tracking(), settings.worker.work_dir / "forms").manifest_of(name, number)
@@ -76,7 +86,8 @@ def assess(
         requests = [
             ledger.request_assessment(
                 connection,
-                workspace="default",
+                # The client of this very command found the model there.
+                workspace=get_request_workspace() or "default",
                 form_digest=manifest.digest,
                 battery=battery,
                 battery_digest=policy_set.batteries[battery].digest,
@@ -110,9 +121,11 @@ def status(ctx: click.Context, subject: str, follow: bool, timeout_s: float, out
     Exit code 0 when what was asked is done, 4 when it is pending or failed, 5 when the ledger knows nothing of it.
     """
     settings = settings_of(ctx)
+    from registry_gate.cli.break_glass import announce
     from registry_gate.ledger import Ledger, RequestState
 
     ledger = Ledger.connect(settings.require_ledger())
+    announce(ledger, settings)
     if subject.startswith("models:"):
         name, number = parse_version(subject)
         decisions = ledger.decisions(model=name, version=number, limit=20)
@@ -127,6 +140,7 @@ def status(ctx: click.Context, subject: str, follow: bool, timeout_s: float, out
                 )
             for request in requests:
                 _print_request(request)
+                _print_labels(settings, ledger, request)
         if not decisions and not requests:
             click.echo(f"the ledger knows nothing of {subject}", err=True)
             ctx.exit(5)
@@ -143,6 +157,7 @@ def status(ctx: click.Context, subject: str, follow: bool, timeout_s: float, out
         print_json(vars(request))
     else:
         _print_request(request)
+        _print_labels(settings, ledger, request)
         if request.state is RequestState.QUEUED:
             _say_whether_anyone_works(ledger)
     ctx.exit(0 if request.state is RequestState.DONE else 4)
@@ -151,31 +166,60 @@ def status(ctx: click.Context, subject: str, follow: bool, timeout_s: float, out
 @click.command()
 @click.argument("subject")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write (default: stdout).")
+@click.option(
+    "--by-control", "controls", is_flag=True, help="For each control: status, rules, evidence, what is not shown."
+)
+@format_option
 @click.pass_context
-def report(ctx: click.Context, subject: str, out: Path | None) -> None:
+def report(ctx: click.Context, subject: str, out: Path | None, controls: bool, output: str) -> None:
     """Write the HTML report of SUBJECT: models:/NAME/NUMBER, an evidence digest, or a request id.
 
-    The newest evidence is shown, under the policies as they are now.
+    The newest evidence is shown, under the policies as they are now. With --by-control, one entry for each control
+    that a rule names (text, or --format json): its status, rules, evidence, date, signers and waivers, and what this
+    does not show. No entry says that a control is met.
     """
+    if output == "json" and not controls:
+        raise click.UsageError("expected --by-control with --format json: the report itself is HTML")
     settings = settings_of(ctx)
     from registry_gate.evidence.envelope import verify
+    from registry_gate.grants import grants_for
     from registry_gate.ledger import Ledger
     from registry_gate.policy.document import load_policy_set
     from registry_gate.web.summary import policies_for, summarise
     from registry_gate.web.summary import report as render
 
     ledger = Ledger.connect(settings.require_ledger())
-    policy_set = load_policy_set(settings.gate.policy_dir, settings.battery_dirs)
+    policy_set = load_policy_set(settings.gate.policies, settings.battery_dirs)
     stored = require_known(ledger.evidence(_evidence_of(ledger, subject)), f"evidence for {subject}")
     verified = verify(stored.envelope, policy_set.signers)
     model = verified.statement.name.removeprefix("models:/").split("/")[0]
     policies = policies_for(policy_set, model, verified.assessment.battery)
-    page = render(summarise(policy_set, policies, verified, datetime.now(UTC)))
+    grants = grants_for(ledger, policy_set, policies, stored.workspace, model, verified.statement.subject)
+    summary = summarise(policy_set, policies, verified, datetime.now(UTC), grants)
+    page = _controls(summary, policy_set, output) if controls else render(summary)
     if out is None:
         click.echo(page)
     else:
         out.write_text(page, encoding="utf-8")
         click.echo(f"report: {out}", err=True)
+
+
+def _controls(summary: Summary, policy_set: PolicySet, output: str) -> str:
+    from registry_gate.web.by_control import by_control
+
+    rows = by_control(summary, policy_set.controls)
+    if output == "json":
+        return json.dumps([row.to_dict() for row in rows], indent=2, ensure_ascii=False)
+    lines = []
+    for row in rows:
+        lines.append(f"{row.control}  {row.status}  {row.title or '(not in the catalogue)'}")
+        if row.framework:
+            lines.append(f"    {row.framework}; entry {row.certainty}")
+        lines += [f"    rule {rule}" for rule in row.rules]
+        lines.append(f"    evidence {row.evidence}, {row.assessed_at}, signed by {', '.join(row.signers)}")
+        lines += [f"    waiver {waiver}" for waiver in row.waivers]
+        lines.append(f"    not shown: {row.not_shown}")
+    return "\n".join(lines)
 
 
 def _evidence_of(ledger: Ledger, subject: str) -> str:
@@ -238,3 +282,35 @@ def _print_request(request: AssessmentRequest) -> None:
     if request.evidence_digest:
         click.echo(f"  evidence {request.evidence_digest}")
         click.echo(f"  report: registry-gate report {request.id} -o report.html")
+
+
+def _print_labels(settings: Settings, ledger: Ledger, request: AssessmentRequest) -> None:
+    """A line for each measure that people labelled, and how its rules stand by it."""
+    stored = None if request.evidence_digest is None else ledger.evidence(request.evidence_digest)
+    # Loading policies takes a moment; most evidence holds no labels.
+    if stored is None or LABELLED_FORMAT not in _payload(stored.envelope):
+        return
+    from registry_gate.evidence.envelope import verify
+    from registry_gate.policy.document import load_policy_set
+    from registry_gate.policy.outcomes import plain_percent, points
+    from registry_gate.policy.people import described
+    from registry_gate.web.summary import policies_for, summarise
+
+    policy_set = load_policy_set(settings.gate.policies, settings.battery_dirs)
+    verified = verify(stored.envelope, policy_set.signers)
+    policies = policies_for(policy_set, request.model, request.battery)
+    for outcome in summarise(policy_set, policies, verified, datetime.now(UTC)).outcomes:
+        labels, difference = outcome.labels, outcome.difference
+        if labels is None:
+            continue
+        line = f"  {outcome.rule.id} {outcome.rule.measure}: {described(labels)}, {outcome.verdict}"
+        if difference is not None and difference.people is not None:
+            line += (
+                f"; difference {points(difference.value)}, {plain_percent(difference.confidence)} limits "
+                f"{points(difference.lower)} and {points(difference.upper)}, lambda {difference.people.weight:.2f}"
+            )
+        click.echo(line)
+
+
+def _payload(envelope: bytes) -> bytes:
+    return base64.b64decode(json.loads(envelope)["payload"])

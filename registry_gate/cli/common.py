@@ -31,6 +31,23 @@ def settings_of(ctx: click.Context, **overrides: Any) -> Settings:
     return load_settings(Path(file) if file else None, overrides=pairs)  # type: ignore[arg-type]
 
 
+class PlaceType(click.ParamType[Path | str]):
+    """A directory of policies, or the address of a policy set."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """Addresses as they are, directories with their full path."""
+        if str(value).startswith(("git+", "s3://")):
+            return str(value)
+        if Path(value).is_file():
+            self.fail(f"expected a directory or an address (git+file://, s3://), got the file {value}", param, ctx)
+        return Path(value).absolute()
+
+
+PLACE = PlaceType()
+
+
 def tracking_uri_option(function: F) -> F:
     """`--tracking-uri`."""
     return click.option("--tracking-uri", help="Address of the MLflow server (default: from the settings).")(function)

@@ -64,6 +64,8 @@ def _asked(outcome: RuleOutcome) -> str:
         asked.append(f"≤ {100 * outcome.rule.at_most:g}")
     if outcome.rule.not_worse_than_base is not None:
         asked.append(f"≤ base+{100 * outcome.rule.not_worse_than_base:g}")
+    if outcome.rule.zero_tolerance:
+        asked.append(f"none in {', '.join(outcome.rule.zero_tolerance)}")
     return ", ".join(asked)
 
 

@@ -115,6 +115,7 @@ def demo(ctx: click.Context, directory: Path | None, keep: bool, port: int | Non
         training = stage.start_training()
         stage.start_server()
         show.remark(f"mlflow server --registry-store-uri gated:{stage.ledger_uri} ... at {stage.uri}")
+        show.remark(f"              --artifacts-destination gated:{root / 'artifacts'}")
         show.remark(f"everything is in {root}")
         _play(stage, show, training)
         reports = sorted(str(path) for path in (root / "work" / "reports").glob("*.html"))
@@ -174,9 +175,11 @@ def _play(stage: _Stage, show: Show, training: subprocess.Popen[bytes]) -> None:
 
     show.section(6, "Attempts that must fail")
     show.step("present the base's evidence for version 2", "denied", *stage.present_base_evidence())
+    show.step("overwrite one byte of version 1 through MLflow", *stage.upload_flipped_byte())
     with stage.flipped_byte():
         show.step(
-            "overwrite one byte of version 1, promote again", *stage.ask(1, alias="production", expected="denied")
+            "overwrite it on the disk behind MLflow, promote again",
+            *stage.ask(1, alias="production", expected="denied"),
         )
     with stage.edited_evidence(version=2):
         show.step("edit a number in the stored evidence of version 2", *stage.ask(2, expected="denied"))
@@ -257,7 +260,7 @@ class _Stage:
         """Start MLflow and wait until it is gated; its own /health would say 200 without the gate."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--backend-store-uri", self.ledger_uri, "--registry-store-uri", f"gated:{self.ledger_uri}"]
-        command += ["--artifacts-destination", str(self.root / "artifacts")]
+        command += ["--artifacts-destination", f"gated:{self.root / 'artifacts'}"]
         self._server = self._spawn(command, "server.log")
         deadline = time.monotonic() + 120
         while not self._is_gated():
@@ -362,19 +365,32 @@ class _Stage:
         decision = json.loads(done.stdout)
         return decision["decision"], "\n".join(r["message"] for r in decision["reasons"] if r["blocking"])
 
+    def upload_flipped_byte(self) -> tuple[str, str, str, Any]:
+        """Overwrite one byte of version 1's adapter through MLflow's own artifact proxy, as any editor might try."""
+        path, _, changed = self._flipped()
+        try:
+            self._put(path.relative_to(self.root / "artifacts").as_posix(), changed)
+        except urllib.error.HTTPError as err:
+            answer = json.loads(err.read())
+            payload = answer.get("registry_gate")
+            return "denied", "denied" if payload else "error", str(answer.get("message", "")), payload
+        return "denied", "allowed", "", None
+
     @contextlib.contextmanager
     def flipped_byte(self) -> Iterator[None]:
-        """Overwrite one byte of version 1's adapter through MLflow's own artifact proxy, as any editor could."""
-        path = next(self._artifact_dir(1).rglob("adapter_model.safetensors"))
-        original = path.read_bytes()
-        changed = bytearray(original)
-        changed[-1] ^= 1
-        relative = path.relative_to(self.root / "artifacts").as_posix()
-        self._put(relative, bytes(changed))
+        """Overwrite it in the directory itself, as anybody with a shell on the host could."""
+        path, original, changed = self._flipped()
+        path.write_bytes(changed)
         try:
             yield
         finally:
-            self._put(relative, original)
+            path.write_bytes(original)
+
+    def _flipped(self) -> tuple[Path, bytes, bytes]:
+        """Version 1's adapter: where it is, its bytes, and its bytes with one bit changed."""
+        path = next(self._artifact_dir(1).rglob("adapter_model.safetensors"))
+        original = path.read_bytes()
+        return path, original, original[:-1] + bytes([original[-1] ^ 1])
 
     @contextlib.contextmanager
     def edited_evidence(self, *, version: int) -> Iterator[None]:

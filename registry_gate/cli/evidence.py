@@ -48,7 +48,7 @@ def verify(ctx: click.Context, file: Path, key: Path | None, output: str) -> Non
         signers = {key.stem: load_public_key(key)}
     else:
         settings = settings_of(ctx)
-        signers = dict(load_policy_set(settings.gate.policy_dir, settings.battery_dirs).signers)
+        signers = dict(load_policy_set(settings.gate.policies, settings.battery_dirs).signers)
     verified = verify_envelope(file.read_bytes(), signers)
     said = {
         "evidence": verified.digest,

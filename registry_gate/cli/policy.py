@@ -1,4 +1,4 @@
-"""`policy lint` and `policy test`."""
+"""`policy`: check, test, explain, compare and begin policy files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,48 @@ from pathlib import Path
 
 import click
 
-from registry_gate.cli.common import format_option, print_json, settings_of
+from registry_gate.cli.common import PLACE, print_json, settings_of
+from registry_gate.cli.policy_new import new
+from registry_gate.cli.policy_reading import diff, explain, schema
+from registry_gate.cli.policy_replay import replay
+from registry_gate.cli.policy_sets import publish
 
 
 @click.group()
 def policy() -> None:
-    """Check and test policy files. policies/README.md says how to write one."""
+    """Check, test, explain and compare policy files. policies/README.md says how to write one."""
 
 
-directory_option = click.argument(
-    "directory", type=click.Path(file_okay=False, path_type=Path), required=False, default=None
-)
+for command in (new, explain, diff, replay, schema, publish):
+    policy.add_command(command)
+
+
+place_option = click.argument("place", type=PLACE, required=False, default=None)
 
 
 @policy.command()
-@directory_option
-@format_option
+@place_option
+@click.option(
+    "--format", "output", type=click.Choice(["text", "json", "github"]), default="text", help="How to print it."
+)
 @click.pass_context
-def lint(ctx: click.Context, directory: Path | None, output: str) -> None:
-    """Check every file of a policy directory (default: from the settings).
+def lint(ctx: click.Context, place: Path | str | None, output: str) -> None:
+    """Check every file of a policy set: a directory, git+file:// or s3:// (default: from the settings).
 
     Reports unknown keys, measures that no battery produces, thresholds that the battery's size cannot prove, and more,
     with file, line, key, expected and got. Exit code 0 without errors, 2 with any.
     """
-    settings = settings_of(ctx, gate__policy_dir=directory.absolute() if directory else None)
-    from registry_gate.policy.document import check_policy_directory
+    settings = settings_of(ctx, gate__policies=place)
+    from registry_gate.policy.document import check_policy_set
 
-    checked = check_policy_directory(settings.gate.policy_dir, settings.battery_dirs)
-    if output == "json":
+    checked = check_policy_set(settings.gate.policies, settings.battery_dirs)
+    if output == "github":
+        from registry_gate.policy.case_formats import github
+
+        levels = [("error", problem) for problem in checked.errors]
+        levels += [("warning", problem) for problem in checked.warnings]
+        click.echo("\n".join(github(levels)))
+    elif output == "json":
         print_json(
             {
                 "valid": checked.policy_set is not None,
@@ -54,22 +68,33 @@ def lint(ctx: click.Context, directory: Path | None, output: str) -> None:
 
 
 @policy.command()
-@directory_option
-@format_option
+@place_option
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "junit", "github"]),
+    default="text",
+    help="How to print it.",
+)
 @click.pass_context
-def test(ctx: click.Context, directory: Path | None, output: str) -> None:
+def test(ctx: click.Context, place: Path | str | None, output: str) -> None:
     """Run the cases beside the policies: each an assessment and the decision it must give.
 
     Exit code 0 when all pass, 3 when one differs, 2 when a file is invalid, 5 when there was nothing to run.
     """
-    settings = settings_of(ctx, gate__policy_dir=directory.absolute() if directory else None)
+    settings = settings_of(ctx, gate__policies=place)
+    from registry_gate.policy.case_formats import as_problems, github, junit
     from registry_gate.policy.cases import run_cases
     from registry_gate.policy.document import load_policy_set
 
-    policy_set = load_policy_set(settings.gate.policy_dir, settings.battery_dirs)
-    found = run_cases(policy_set, settings.gate.policy_dir / "cases")
+    policy_set = load_policy_set(settings.gate.policies, settings.battery_dirs)
+    found = run_cases(policy_set, policy_set.files.below("cases"))
     passed = sum(not result.differences for result in found.results)
-    if output == "json":
+    if output == "junit":
+        click.echo(junit(found))
+    elif output == "github":
+        click.echo("\n".join(github(as_problems(found))))
+    elif output == "json":
         print_json(
             {
                 "passed": passed,

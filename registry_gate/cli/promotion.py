@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry_gate.cli.common import (
+    PLACE,
     exit_code,
     exit_code_of_decision,
     format_option,
@@ -20,9 +22,12 @@ from registry_gate.cli.common import (
     settings_of,
     tracking_uri_option,
 )
-from registry_gate.decision import Verdict
+from registry_gate.decision import Grants, Verdict
 from registry_gate.errors import ConfigError, EvidenceError, FormError, RegistryError
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
+
+if TYPE_CHECKING:
+    from registry_gate.policy.document import PolicySet
 
 POLL_S = 2.0
 
@@ -131,7 +136,30 @@ def _ask(uri: str, name: str, number: int, alias: str | None, stage: str | None)
     type=click.Path(exists=True, path_type=Path),
     help="The form: an artifact directory, or an evidence file that lists it (default: the first evidence's form).",
 )
-@click.option("--policies", type=click.Path(file_okay=False, path_type=Path), help="Policy directory.")
+@click.option(
+    "--waiver",
+    "waiver_files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Signed waiver (`registry-gate waiver export`); repeat for several.",
+)
+@click.option(
+    "--approval",
+    "approval_files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Signed approval (`registry-gate approval export`); repeat for several.",
+)
+@click.option(
+    "--break-glass",
+    "break_glass_files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Signed opening (`registry-gate break-glass export`).",
+)
+@click.option("--requester", help="Who asks for the promotion; never counts as an approver.")
+@click.option("--workspace", default="default", show_default=True, help="MLflow workspace, for which people sign.")
+@click.option("--policies", type=PLACE, help="Policy directory, git+file:// or s3:// address.")
 @click.option("--now", help="Decide as of this moment, e.g. 2026-11-23T12:00:00Z (default: now).")
 @format_option
 @click.pass_context
@@ -140,7 +168,12 @@ def decide(
     evidence_files: tuple[Path, ...],
     target: str,
     form: Path | None,
-    policies: Path | None,
+    waiver_files: tuple[Path, ...],
+    approval_files: tuple[Path, ...],
+    break_glass_files: tuple[Path, ...],
+    requester: str | None,
+    workspace: str,
+    policies: Path | str | None,
     now: str | None,
     output: str,
 ) -> None:
@@ -152,7 +185,7 @@ def decide(
     Example:  registry-gate decide --evidence 3f2a….dsse.json --target clinical-triage@champion
     Exit:     0 allowed, 3 denied, 4 not decidable, 6 integrity
     """
-    settings = settings_of(ctx, gate__policy_dir=policies.absolute() if policies else None)
+    settings = settings_of(ctx, gate__policies=policies)
     from rich.console import Console
 
     from registry_gate.artifact import HashCache, LocalTree, read_manifest
@@ -164,8 +197,9 @@ def decide(
     from registry_gate.policy.rules import decide as apply
 
     moment = _moment(now)
-    policy_set = load_policy_set(settings.gate.policy_dir, settings.battery_dirs)
-    governance = policy_set.governing(parse_target(target))
+    policy_set = load_policy_set(settings.gate.policies, settings.battery_dirs)
+    wanted = parse_target(target)
+    governance = policy_set.governing(wanted)
     if not governance.policies:
         raise ConfigError(
             f"expected a target that a policy governs, got {target} "
@@ -201,7 +235,19 @@ def decide(
             message="no form to decide on: give --form DIRECTORY, or evidence that verifies",
         )
     decision = apply(
-        policies=governance.policies, batteries=policy_set.batteries, form=manifest, evidence=items, now=moment
+        policies=governance.policies,
+        batteries=policy_set.batteries,
+        form=manifest,
+        evidence=items,
+        grants=_grants(
+            {"waiver": waiver_files, "approval": approval_files, "opening": break_glass_files},
+            policy_set,
+            workspace,
+            wanted.model,
+        ),
+        break_glass=policy_set.break_glass,
+        requester=requester,
+        now=moment,
     )
     if output == "json":
         print_json({"target": target, "policy_set": policy_set.digest, **decision.to_dict()})
@@ -211,10 +257,25 @@ def decide(
             for item in items:
                 if isinstance(item, VerifiedEvidence) and item.assessment.battery == policy.spec.evidence.battery:
                     battery = policy_set.batteries[policy.spec.evidence.battery]
-                    outcomes = rule_outcomes(policy, item.assessment, battery)
+                    outcomes = rule_outcomes(policy.as_of(moment), item.assessment, battery)
                     console.print(outcome_table(outcomes, f"{policy.name} · {item.digest[:19]}…"))
         print_decision(console, decision, target)
     ctx.exit(exit_code_of_decision(decision))
+
+
+def _grants(files: Mapping[str, tuple[Path, ...]], policy_set: PolicySet, workspace: str, model: str) -> Grants:
+    """What people signed, from files; what does not verify is told, and counts nothing."""
+    from registry_gate.grants import grants_of, read_grant
+    from registry_gate.ledger import StoredGrant
+
+    found = []
+    for kind, paths in files.items():
+        for path in paths:
+            row = StoredGrant(
+                id=path.name, kind=kind, workspace=workspace, form_digest="", policy="", envelope=path.read_bytes()
+            )
+            found.append((row, read_grant(row, policy_set.people)))
+    return grants_of(found, workspace, model)
 
 
 def parse_target(text: str) -> Target:

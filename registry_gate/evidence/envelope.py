@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry_gate.assessment import Assessment
 from registry_gate.errors import ConfigError, IntegrityError
-from registry_gate.evidence.keys import EvidenceSigner, keys_by_id
+from registry_gate.evidence.keys import DecisionSigner, EvidenceSigner, keys_by_id
 from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, Statement, parse_statement, strict_json
 from registry_gate.form import canonical_json
 
@@ -115,6 +115,38 @@ def verify(envelope: bytes, signers: Mapping[str, bytes]) -> Verified:
         EvidenceError: The signature is good, but the statement is of an unknown type or schema.
         ConfigError: `signers` is empty, holds something that is no Ed25519 public key, or one key under two names.
     """
+    opened = open_envelope(envelope, signers)
+
+    # (6) Only now is the payload read, and it is the bytes that were verified.
+    return Verified(
+        statement=parse_statement(opened.payload),
+        signers=opened.signers,
+        digest=envelope_digest(envelope),
+        payload=opened.payload,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A payload whose signatures verified, not yet read. Only `open_envelope` makes it.
+
+    Args:
+        payload: The signed bytes.
+        signers: Names of all signers whose signature verified, sorted; at least one.
+        key_ids: Ids of their keys, sorted.
+    """
+
+    payload: bytes = field(repr=False)
+    signers: tuple[str, ...]
+    key_ids: tuple[str, ...]
+
+
+def open_envelope(envelope: bytes, signers: Mapping[str, bytes]) -> Opened:
+    """Steps (1) to (5) of `verify`: what was signed and by whom, whatever it states.
+
+    Raises:
+        IntegrityError, ConfigError: As `verify`.
+    """
     keys = keys_by_id(signers)
 
     # (1) Decode. Reject if decoding fails.
@@ -176,12 +208,22 @@ def verify(envelope: bytes, signers: Mapping[str, bytes]) -> Verified:
             code="signer_unknown",
         )
 
-    # (6) Only now is the payload read, and it is the bytes that were verified.
-    return Verified(
-        statement=parse_statement(payload),
-        signers=tuple(sorted(verified)),
-        digest=envelope_digest(envelope),
+    return Opened(
         payload=payload,
+        signers=tuple(sorted(verified)),
+        key_ids=tuple(sorted(identity for identity, (name, _) in keys.items() if name in verified)),
+    )
+
+
+def seal(payload: bytes, signer: DecisionSigner) -> bytes:
+    """A DSSE envelope around a payload, signed with the gate's key. What it states is the caller's business."""
+    signature = signer.sign(pre_auth_encoding(PAYLOAD_TYPE, payload))
+    return canonical_json(
+        {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"keyid": signer.key_id, "sig": base64.b64encode(signature).decode()}],
+        }
     )
 
 

@@ -1,4 +1,4 @@
-"""The keys that sign and verify evidence: Ed25519, in PEM files.
+"""The keys that sign and verify evidence and decisions: Ed25519, in PEM files.
 
 Key material stays in here and in the signer that is handed out: no message, `repr` or pickle holds any of it. Which
 public keys a registry trusts, under which names, is for the policy set.
@@ -51,6 +51,122 @@ class EvidenceSigner:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("expected a signing key to stay in its process, got an attempt to serialise it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionSigner:
+    """The gate's key, which signs decisions. Neither `repr` nor pickling reveals it.
+
+    `cryptography` alone: the MLflow server signs at every promotion, and securesystemslib is slow to import.
+
+    Args:
+        key_id: Names the public key in envelopes; see `key_id`.
+        public_pem: The public key that verifies what this signs.
+        private: The key itself.
+    """
+
+    key_id: str
+    public_pem: bytes
+    private: Ed25519PrivateKey = field(repr=False, compare=False)
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature of these bytes, 64 bytes."""
+        return self.private.sign(data)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("expected a signing key to stay in its process, got an attempt to serialise it")
+
+
+class GateKey:
+    """The gate's key in its file, read again whenever the file changes: one that appears later counts at once.
+
+    Args:
+        path: Private key, PKCS#8 PEM, mode 0600. Public keys lie beside it: `gate.pem` for `gate.key`, and
+            `gate-*.pem` for keys that were replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, ...] | None = None
+        self._loaded: DecisionSigner | ConfigError | None = None
+
+    def signer(self) -> DecisionSigner:
+        """The key as the file holds it now.
+
+        Raises:
+            ConfigError: `gate_key_missing`, or `gate_key_unreadable` for everything else that is wrong with it.
+        """
+        seen = self._fingerprint()
+        if self._loaded is None or seen is None or seen != self._seen:
+            try:
+                self._loaded = load_decision_signer(self.path)
+            except ConfigError as err:
+                self._loaded = _gate_key_error(self.path, err)
+            self._seen = seen
+        if isinstance(self._loaded, ConfigError):
+            raise self._loaded
+        return self._loaded
+
+    def public_keys(self) -> dict[str, bytes]:
+        """Public keys (PEM) that decisions may be signed with, by name: the present one and the replaced ones.
+
+        Raises:
+            ConfigError: A public key beside the private one is none, or there is no key at all.
+        """
+        keys = {"gate": self.signer().public_pem} if self._fingerprint() is not None else {}
+        return _with_replaced(keys, self.path)
+
+    def _fingerprint(self) -> tuple[int, ...] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return (
+            *(status.st_dev, status.st_ino, status.st_size, status.st_mode, status.st_uid),
+            *(status.st_mtime_ns, status.st_ctime_ns),
+        )
+
+
+def gate_public_keys(signing_key: Path) -> dict[str, bytes]:
+    """Public keys of the gate that lie beside where its private key is (or would be): for whoever only verifies.
+
+    Args:
+        signing_key: `[gate] signing_key`; opened only when no public key lies beside it.
+
+    Raises:
+        ConfigError: There is none, or a file that is no Ed25519 public key.
+    """
+    if not signing_key.with_suffix(".pem").is_file() and signing_key.is_file():
+        return _with_replaced({"gate": load_decision_signer(signing_key).public_pem}, signing_key)
+    return _with_replaced({}, signing_key)
+
+
+def _with_replaced(keys: dict[str, bytes], signing_key: Path) -> dict[str, bytes]:
+    present = signing_key.with_suffix(".pem")
+    found = [] if keys or not present.is_file() else [present]
+    identities = {key_id(pem) for pem in keys.values()}
+    for path in [*found, *sorted(signing_key.parent.glob(f"{signing_key.stem}-*.pem"))]:
+        pem = load_public_key(path)
+        if key_id(pem) not in identities:
+            keys[path.stem] = pem
+            identities.add(key_id(pem))
+    if not keys:
+        raise ConfigError(
+            f"expected the gate's public key at {present}, got none: copy it from the MLflow server's installation, "
+            "or name it with --key",
+            code="gate_key_missing",
+        )
+    return keys
+
+
+def _gate_key_error(path: Path, err: ConfigError) -> ConfigError:
+    if err.code == "key_missing":
+        return ConfigError(
+            f"expected the gate's signing key at {path}, got no such file: decisions cannot be signed. Make one with "
+            f"`registry-gate init --gate-key {path}`, or set [gate] signing_key or REGISTRY_GATE_GATE_KEY",
+            code="gate_key_missing",
+        )
+    return ConfigError(f"the gate's signing key cannot be used: {err}", code="gate_key_unreadable")
 
 
 def key_id(public_pem: bytes) -> str:
@@ -107,6 +223,26 @@ def load_signer(path: Path) -> EvidenceSigner:
     Raises:
         ConfigError: Missing, unreadable, readable by others, encrypted, or no Ed25519 private key in PKCS#8 PEM.
     """
+    private = _private_key(path)
+    # Imported here for the reason given in `envelope.sign`.
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public, but not in its __all__
+
+    public = private.public_key()
+    return EvidenceSigner(key_id=_id_of(public), public_pem=_pem_of(public), backend=CryptoSigner(private))
+
+
+def load_decision_signer(path: Path) -> DecisionSigner:
+    """Load the private key that signs decisions. It belongs to the MLflow server, never to the worker.
+
+    Raises:
+        ConfigError: As `load_signer`.
+    """
+    private = _private_key(path)
+    public = private.public_key()
+    return DecisionSigner(key_id=_id_of(public), public_pem=_pem_of(public), private=private)
+
+
+def _private_key(path: Path) -> Ed25519PrivateKey:
     with _open_key(path, "signing key") as file:
         # Of the opened file, so that it cannot be exchanged between the check and the reading.
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -136,11 +272,7 @@ def load_signer(path: Path) -> EvidenceSigner:
             f"expected an Ed25519 private key in {path}, got one of type {kind}: make one with `registry-gate init`",
             code="key_malformed",
         )
-    # Imported here for the reason given in `envelope.sign`.
-    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public, but not in its __all__
-
-    public = private.public_key()
-    return EvidenceSigner(key_id=_id_of(public), public_pem=_pem_of(public), backend=CryptoSigner(private))
+    return private
 
 
 def generate_key(private_path: Path, public_path: Path) -> str:

@@ -3,6 +3,22 @@
 `tables` describes them, `migrations/` creates them, `store` reads and writes them, `chain` makes the audit append-only.
 """
 
-from registry_gate.ledger.store import AssessmentRequest, Ledger, RequestState, StoredDecision, StoredEvidence
+from registry_gate.ledger.store import (
+    AssessmentRequest,
+    Ledger,
+    RecordedDecision,
+    RequestState,
+    StoredDecision,
+    StoredEvidence,
+    StoredGrant,
+)
 
-__all__ = ["AssessmentRequest", "Ledger", "RequestState", "StoredDecision", "StoredEvidence"]
+__all__ = [
+    "AssessmentRequest",
+    "Ledger",
+    "RecordedDecision",
+    "RequestState",
+    "StoredDecision",
+    "StoredEvidence",
+    "StoredGrant",
+]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from registry_gate.errors import IntegrityError
 from registry_gate.form import canonical_json
@@ -19,6 +20,15 @@ from registry_gate.ledger.tables import AUDIT, AUDIT_HEAD
 
 GENESIS = "0" * 64
 """`previous` of the first entry."""
+
+# Built once: a promotion runs each of them.
+_TAKE_HEAD = update(AUDIT_HEAD).where(AUDIT_HEAD.c.id == 1).values(seq=AUDIT_HEAD.c.seq)
+# FOR UPDATE although it is locked already: any other read of MySQL may answer from before the lock was taken.
+_READ_HEAD = select(AUDIT_HEAD.c.seq, AUDIT_HEAD.c.hash).where(AUDIT_HEAD.c.id == 1).with_for_update()
+_MOVE_HEAD = (
+    update(AUDIT_HEAD).where(AUDIT_HEAD.c.id == 1).values(seq=bindparam("next_seq"), hash=bindparam("next_hash"))
+)
+_ADD = insert(AUDIT)
 
 
 def entry_hash(seq: int, at: str, event: str, body: str, previous: str) -> str:
@@ -32,7 +42,7 @@ def lock(connection: Connection) -> None:
     Also makes sure that a transaction is open at all: Python's SQLite driver opens one at the first write only, and
     would commit a savepoint that came before it.
     """
-    taken = connection.execute(update(AUDIT_HEAD).where(AUDIT_HEAD.c.id == 1).values(seq=AUDIT_HEAD.c.seq))
+    taken = connection.execute(_TAKE_HEAD)
     if taken.rowcount != 1:
         raise IntegrityError("audit chain: expected its head row, got none: restore the ledger from a backup")
 
@@ -40,22 +50,50 @@ def lock(connection: Connection) -> None:
 def append(connection: Connection, *, at: str, event: str, body: Mapping[str, Any]) -> int:
     """Add an entry in the caller's transaction. Returns its number.
 
-    The head row is updated before it is read: that takes the row lock (or SQLite's write lock), so two writers can
-    never continue the same entry.
+    The head row is locked before it is read, so two writers can never continue the same entry.
     """
-    taken = connection.execute(update(AUDIT_HEAD).where(AUDIT_HEAD.c.id == 1).values(seq=AUDIT_HEAD.c.seq + 1))
-    if taken.rowcount != 1:
-        raise IntegrityError("audit chain: expected its head row, got none: restore the ledger from a backup")
-    seq, previous = connection.execute(select(AUDIT_HEAD.c.seq, AUDIT_HEAD.c.hash)).one()
-    text = canonical_json(body).decode()
+    lock(connection)
+    last, previous = connection.execute(_READ_HEAD).one()
+    seq, text = int(last) + 1, canonical_json(body).decode()
     digest = entry_hash(seq, at, event, text, previous)
-    connection.execute(insert(AUDIT).values(seq=seq, at=at, event=event, body=text, previous=previous, hash=digest))
-    connection.execute(update(AUDIT_HEAD).where(AUDIT_HEAD.c.id == 1).values(hash=digest))
-    return int(seq)
+    connection.execute(_ADD, {"seq": seq, "at": at, "event": event, "body": text, "previous": previous, "hash": digest})
+    connection.execute(_MOVE_HEAD, {"next_seq": seq, "next_hash": digest})
+    return seq
 
 
-def verify(connection: Connection) -> tuple[int, str]:
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One audit entry.
+
+    Args:
+        seq: Its number, from 1.
+        at: When it was written.
+        event: What happened, e.g. `decision` or `demotion`.
+        body: What is said about it, JSON.
+        hash: Its hash, which covers the entry before it.
+    """
+
+    seq: int
+    at: str
+    event: str
+    body: str
+    hash: str
+
+
+def entries(connection: Connection, after: int = 0) -> Iterator[Entry]:
+    """Entries behind entry number `after`, oldest first, as they lie there: nothing is verified."""
+    query = select(AUDIT).where(AUDIT.c.seq > after).order_by(AUDIT.c.seq)
+    with connection.execution_options(yield_per=1000).execute(query) as rows:
+        for row in rows:
+            yield Entry(seq=int(row.seq), at=row.at, event=row.event, body=row.body, hash=row.hash)
+
+
+def verify(connection: Connection, visit: Callable[[Entry], object] | None = None) -> tuple[int, str]:
     """Walk the whole chain. Returns the number of entries and the latest hash.
+
+    Args:
+        connection: To the ledger.
+        visit: Called with each entry that was verified, so that a reader need not walk twice.
 
     Raises:
         IntegrityError: An entry was changed, removed, inserted or reordered, or the head does not fit.
@@ -79,6 +117,8 @@ def verify(connection: Connection) -> tuple[int, str]:
             previous = row.hash
             if row.seq == before[0]:
                 at_before = row.hash
+            if visit is not None:
+                visit(Entry(seq=int(row.seq), at=row.at, event=row.event, body=row.body, hash=row.hash))
     after = _head(connection)
     if before[0] > expected_seq:
         raise IntegrityError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -24,7 +26,15 @@ _DIGEST = String(71)
 # 191 characters of utf8mb4 are the longest that MySQL indexes everywhere.
 _KEY = String(191)
 # MySQL's TEXT ends at 64 KiB, which a decision with a long file list can pass.
-_LONG_TEXT = Text().with_variant(MEDIUMTEXT(), "mysql")
+_LONG_TEXT = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
+
+TEXT_BY_LETTER: dict[str, Any] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+"""Options of every table: without them MySQL keeps the database's own character set, which may not hold every letter,
+and takes `Team-A` and `team-a` for one workspace."""
 
 EVIDENCE = Table(
     "registry_gate_evidence",
@@ -36,6 +46,7 @@ EVIDENCE = Table(
     Column("envelope", _LONG_TEXT, nullable=False),
     Column("stored_at", _TIME, nullable=False),
     Index("registry_gate_evidence_form", "form_digest", "battery"),
+    **TEXT_BY_LETTER,
 )
 
 DECISION = Table(
@@ -58,9 +69,14 @@ DECISION = Table(
     Column("policy_set_digest", _DIGEST),
     Column("fingerprint", _DIGEST, nullable=False),
     Column("body", _LONG_TEXT, nullable=False),
-    Index("registry_gate_decision_target", "target_key", "form_digest", "allowed"),
-    Index("registry_gate_decision_version", "model_key", "version"),
+    # What the gate signed (DSSE), so that a decision can be checked where no ledger is; denials are not signed.
+    Column("envelope", _LONG_TEXT),
+    # Each ends in the time, so that the latest of many decisions is found without sorting them.
+    Index("registry_gate_decision_target", "target_key", "decided_at"),
+    Index("registry_gate_decision_form", "target_key", "form_digest", "allowed", "decided_at"),
+    Index("registry_gate_decision_version", "model_key", "version", "decided_at"),
     Index("registry_gate_decision_time", "decided_at"),
+    **TEXT_BY_LETTER,
 )
 
 REQUEST = Table(
@@ -86,6 +102,7 @@ REQUEST = Table(
     Column("evidence_digest", _DIGEST),
     UniqueConstraint("workspace", "form_digest", "battery_digest", name="registry_gate_request_once"),
     Index("registry_gate_request_state", "state", "requested_at"),
+    **TEXT_BY_LETTER,
 )
 
 WORKER = Table(
@@ -94,7 +111,49 @@ WORKER = Table(
     Column("id", String(128), primary_key=True),
     Column("seen_at", _TIME, nullable=False),
     Column("state", String(16), nullable=False),
+    **TEXT_BY_LETTER,
 )
+
+FROZEN = Table(
+    "registry_gate_frozen",
+    METADATA,
+    # Digest of `folded`: paths can be longer than an index allows.
+    Column("key", _DIGEST, primary_key=True),
+    Column("location", Text, nullable=False),
+    Column("folded", Text, nullable=False),
+    Column("decision_id", String(36), nullable=False),
+    Column("frozen_at", _TIME, nullable=False),
+    **TEXT_BY_LETTER,
+)
+"""Artifact trees of approved versions, relative to the artifact root; `folded` ignores letter case."""
+
+UPLOAD = Table(
+    "registry_gate_upload",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("folded", Text, nullable=False),
+    Column("until", _TIME, nullable=False),
+    **TEXT_BY_LETTER,
+)
+"""Writes under way in artifact stores that cannot publish a file in one step. Nothing below is promoted meanwhile."""
+
+GRANT = Table(
+    "registry_gate_grant",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("workspace", _KEY, nullable=False),
+    Column("form_digest", _DIGEST, nullable=False),
+    Column("policy", _KEY, nullable=False),
+    Column("revokes", String(36)),
+    Column("envelope", _LONG_TEXT, nullable=False),
+    Column("stored_at", _TIME, nullable=False),
+    Index("registry_gate_grant_policy", "workspace", "policy"),
+    **TEXT_BY_LETTER,
+)
+"""What people signed, by `kind`: `waiver`, `approval`, what takes them back (`revocation`), `opening` of break-glass,
+its `closing`, and its `end` by time, which nobody signs. Break-glass is of form and policy `*`. Never changed, never
+removed."""
 
 AUDIT = Table(
     "registry_gate_audit",
@@ -105,6 +164,7 @@ AUDIT = Table(
     Column("body", _LONG_TEXT, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    **TEXT_BY_LETTER,
 )
 
 AUDIT_HEAD = Table(
@@ -113,5 +173,6 @@ AUDIT_HEAD = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, nullable=False),
     Column("hash", String(64), nullable=False),
+    **TEXT_BY_LETTER,
 )
 """One row. Updating it first serialises writers on every database, so that the chain never forks."""

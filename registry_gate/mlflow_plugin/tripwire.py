@@ -7,30 +7,37 @@ section 8); `audit` compares pointers with decisions for that.
 
 from __future__ import annotations
 
-import weakref
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel, SqlRegisteredModelAlias
-from sqlalchemy import Connection, Engine, event, false, inspect, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Engine, Insert, Update, event, false, inspect, select, text, update
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.orm.exc import StaleDataError
 
+from registry_gate.mlflow_plugin.candidate import PROMPT_SOURCES
 from registry_gate.promotion import PROMOTED_STAGES, Move, Target, TargetKind
+
+_IDENTITY = ("version", "creation_time", "source", "storage_location")
+"""Columns of a version that MLflow writes once. Decisions are about the row that they say."""
 
 _BULK_GUARDED = {
     SqlRegisteredModelAlias.__tablename__: None,  # every column
-    SqlModelVersion.__tablename__: {"current_stage", "name"},
-    SqlRegisteredModel.__tablename__: {"name"},  # aliases travel with it
+    SqlModelVersion.__tablename__: {"current_stage", "name", "workspace", *_IDENTITY},
+    SqlRegisteredModel.__tablename__: {"name"},  # aliases and stages travel with it
 }
 """Columns that no statement over many rows may set, by table."""
+
+_FLUSHING: ContextVar[bool] = ContextVar("registry_gate_flushing", default=False)
+"""Whether what this thread writes now has been looked at object by object."""
 
 _MOVED = "registry_gate_moved"
 _RECORDED = "registry_gate_recorded"
@@ -46,6 +53,7 @@ class Permit:
         moves: The moves that were decided on.
         record: Writes decisions and audit entries; called once, in the transaction of the pointer.
         renames: `(old, new)` names of a registered model that may change.
+        lock_wait_s: Longest wait for SQLite's lock, seconds; None for MLflow's own patience.
     """
 
     model: str
@@ -53,11 +61,13 @@ class Permit:
     moves: tuple[Move, ...]
     record: Callable[[Connection], object]
     renames: tuple[str, str] | None = None
+    lock_wait_s: float | None = None
     recorded: bool = field(default=False, init=False)
 
 
 _PERMIT: ContextVar[Permit | None] = ContextVar("registry_gate_permit", default=None)
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+_WATCHED: dict[tuple[str, str | None, int | None, str | None], Callable[[Target], bool]] = {}
+"""Databases that are watched, with who can tell whether a target is governed there."""
 
 
 @contextmanager
@@ -70,28 +80,67 @@ def permitted(permit: Permit) -> Iterator[None]:
         _PERMIT.reset(token)
 
 
-def protect(engine: Engine) -> None:
-    """Watch every ORM session on this engine, whoever opens it. Repeated calls change nothing."""
+def protect(engine: Engine, is_governed: Callable[[Target], bool]) -> None:
+    """Watch every ORM session on the engine's database, whoever opens it and with whichever engine.
+
+    Args:
+        engine: An engine of the registry's database. MLflow opens others on it, e.g. to delete workspaces.
+        is_governed: Whether a target is governed; true as well while nobody can tell.
+    """
     if not event.contains(Session, "before_flush", _before_flush):
         event.listen(Session, "before_flush", _before_flush)
         event.listen(Session, "before_commit", _before_commit)
         event.listen(Session, "do_orm_execute", _do_orm_execute)
-    _ENGINES.add(engine)
+        event.listen(Session, "after_flush", _after_flush)
+        event.listen(Session, "after_soft_rollback", _after_flush)
+        event.listen(Engine, "before_execute", _before_execute)
+    _WATCHED[_database_of(engine)] = is_governed
+
+
+def _database_of(engine: Engine) -> tuple[str, str | None, int | None, str | None]:
+    """What tells databases apart, however their address is written: not the user, the driver or the options."""
+    url = engine.url
+    name = url.database
+    if engine.dialect.name == "sqlite" and name and name != ":memory:" and not name.startswith("file:"):
+        name = os.path.realpath(name)
+    return engine.dialect.name, url.host, url.port, name
 
 
 def hold_in(session: Session) -> None:
     """Let nobody else delete, recreate, rename or promote the permit's model until this session is committed.
 
     Called before the session does anything else: whoever needs this lock takes it first, so nobody waits in a circle.
+
+    Raises:
+        MlflowException: The permit's patience ended (a refusal); without one, MLflow's own handling applies.
     """
     permit = _PERMIT.get()
     if permit is None:
         return
+    try:
+        _hold(session, permit)
+    except OperationalError as err:
+        if permit.lock_wait_s is None:
+            raise
+        raise refusal(
+            f"expected the registry's database to be free within {permit.lock_wait_s:g} s, got: "
+            f"{str(err.orig).splitlines()[0]}. Nothing was changed; ask again",
+            "database_busy",
+        ) from err
+
+
+def _hold(session: Session, permit: Permit) -> None:
     if session.get_bind().dialect.name == "sqlite":
+        if permit.lock_wait_s is not None:
+            session.execute(text(f"PRAGMA busy_timeout = {int(1000 * permit.lock_wait_s)}"))
         # There are no row locks, and the driver begins a transaction with the first write only: without this write
         # of no row, another process could get between the checks of the flush and the pointer.
-        session.execute(update(SqlModelVersion).where(false()).values(version=SqlModelVersion.version))
+        session.execute(update(SqlModelVersion).where(false()).values(description=SqlModelVersion.description))
         return
+    if session.get_bind().dialect.name in ("mysql", "mariadb"):
+        # By default a transaction there goes on seeing what was so at its first read, whatever locks it waited for
+        # since; what is checked before a pointer is written must be what is so now, as PostgreSQL answers.
+        session.connection(execution_options={"isolation_level": "READ COMMITTED"})
     session.execute(
         select(SqlRegisteredModel.name)
         .where(SqlRegisteredModel.name == permit.model, SqlRegisteredModel.workspace == permit.workspace)
@@ -115,26 +164,69 @@ def record_in(session: Session) -> None:
         session.info[_RECORDED] = True
 
 
-def refusal(message: str, code: str) -> MlflowException:
-    """The exception that MLflow turns into HTTP 403 with our payload (MLFLOW.md section 11)."""
+def refusal(message: str, code: str, **more: Any) -> MlflowException:
+    """The exception that MLflow turns into HTTP 403 with our payload (MLFLOW.md section 11), `more` included."""
     reason = {"code": code, "message": message, "verdict": "invalid", "blocking": True}
     return MlflowException(
         f"registry-gate: {message}",
         error_code=PERMISSION_DENIED,
-        registry_gate={"decision": "denied", "verdict": "invalid", "reasons": [reason]},
+        registry_gate={"decision": "denied", "verdict": "invalid", "reasons": [reason], **more},
     )
 
 
 def _watched(session: Session) -> bool:
+    return _governance_of(session) is not None
+
+
+def _governance_of(session: Session) -> Callable[[Target], bool] | None:
     bind = session.get_bind()
-    return (bind.engine if isinstance(bind, Connection) else bind) in _ENGINES
+    return _WATCHED.get(_database_of(bind.engine if isinstance(bind, Connection) else bind))
 
 
 def _before_flush(session: Session, _context: object, _instances: object) -> None:
     if not _watched(session):
         return
+    _look_at(session)
+    _FLUSHING.set(True)
+
+
+def _after_flush(_session: Session, _context: object) -> None:
+    _FLUSHING.set(False)
+
+
+def _before_execute(
+    connection: Connection, statement: Any, multiparams: Any, _params: object, _options: object
+) -> None:
+    """The old bulk methods of sessions (`bulk_save_objects`, ...) and statements of the core pass the session's events.
+
+    Statements that are text are out of reach.
+    """
+    if _FLUSHING.get() or not isinstance(statement, (Insert, Update)):
+        return
+    guarded = _BULK_GUARDED.get(getattr(statement.table, "name", ""), set())
+    if guarded == set() or _database_of(connection.engine) not in _WATCHED:
+        return
+    values: Iterable[Any] = getattr(statement, "_values", None) or ()
+    named = {getattr(column, "key", str(column)) for column in values}
+    named |= {str(key) for row in multiparams for key in (row if isinstance(row, dict) else ())}
+    if guarded is None or not named or named & guarded:
+        raise _bulk_write()
+
+
+def _bulk_write() -> MlflowException:
+    return refusal(
+        "expected promoted names to be moved one by one through the registry, got a bulk write", "bulk_write"
+    )
+
+
+def _look_at(session: Session) -> None:
+    """Each object that is about to be written."""
+    for row in session.dirty:
+        if isinstance(row, SqlModelVersion) and row.current_stage != STAGE_DELETED_INTERNAL:
+            _require_same_identity(row)
     for row in [*session.new, *session.dirty]:
         if isinstance(row, SqlRegisteredModelAlias) and (row in session.new or session.is_modified(row)):
+            _require_same_spelling(session, row)
             target = Target(kind=TargetKind.ALIAS, model=row.name, name=row.alias, workspace=_workspace(row))
             _require(session, target, int(row.version))
         elif isinstance(row, SqlModelVersion) and row.current_stage in PROMOTED_STAGES:
@@ -148,6 +240,9 @@ def _before_flush(session: Session, _context: object, _instances: object) -> Non
             name = inspect(row).attrs.name.history
             if row not in session.new and name.has_changes():
                 _require_rename(session, row, name.deleted, row.name)
+    for row in session.dirty:
+        if isinstance(row, SqlModelVersion):
+            _require_same_model(row)
 
 
 def _before_commit(session: Session) -> None:
@@ -160,10 +255,53 @@ def _do_orm_execute(state: ORMExecuteState) -> None:
         return
     # The table rather than the entity: `insert(SqlRegisteredModelAlias.__table__)` names no entity.
     table = getattr(getattr(state.statement, "table", None), "name", None)
+    if table == SqlRegisteredModel.__tablename__ and _sets(state, {"workspace"}):
+        _require_nothing_promoted(state)
     if table in _BULK_GUARDED and _sets(state, _BULK_GUARDED[table]):
-        raise refusal(
-            "expected promoted names to be moved one by one through the registry, got a bulk write", "bulk_write"
-        )
+        raise _bulk_write()
+
+
+def _require_nothing_promoted(state: ORMExecuteState) -> None:
+    """Registered models that change their workspace carry their names along, to where nobody decided on them.
+
+    MLflow does that in bulk when it deletes a workspace and keeps what it held.
+    """
+    session, governed, destination = state.session, _governance_of(state.session), _value_of(state, "workspace")
+    criteria = getattr(state.statement, "_where_criteria", ())
+    with session.no_autoflush:
+        # Locked, so that no promotion of them comes between.
+        moved: Any = session.execute(
+            select(SqlRegisteredModel.name, SqlRegisteredModel.workspace).where(*criteria).with_for_update()
+        ).all()
+    for model, workspace in moved:
+        for target, version in promoted_names(session, model, workspace):
+            arriving = replace(target, workspace=str(destination))
+            anybody_asks = governed is None or destination is None or governed(target) or governed(arriving)
+            if anybody_asks and not _is_prompt(session, target, version):
+                raise refusal(
+                    f"expected models that change their workspace to have no promoted name, got {target} in workspace "
+                    f"{workspace!r}: remove it, move the models, and promote them where they are then",
+                    "workspace_move",
+                )
+
+
+def _is_prompt(session: Session, target: Target, version: int) -> bool:
+    with session.no_autoflush:
+        source: Any = session.execute(
+            select(SqlModelVersion.source).where(
+                SqlModelVersion.name == target.model,
+                SqlModelVersion.workspace == target.workspace,
+                SqlModelVersion.version == version,
+            )
+        ).scalar()
+    return source in PROMPT_SOURCES
+
+
+def _value_of(state: ORMExecuteState, column: str) -> Any:
+    """What a statement sets a column to; None where that cannot be seen."""
+    values: Any = getattr(state.statement, "_values", None) or {}
+    found = [value for key, value in values.items() if getattr(key, "key", str(key)) == column]
+    return getattr(found[0], "value", None) if len(found) == 1 else None
 
 
 def _sets(state: ORMExecuteState, columns: set[str] | None) -> bool:
@@ -182,6 +320,48 @@ def _require(session: Session, target: Target, version: int) -> None:
         raise refusal(f"{target} -> version {version} was written without an allowed decision", "unreviewed_write")
     _require_same_row(session, move, target.model)
     session.info[_MOVED] = True
+
+
+def _require_same_identity(row: SqlModelVersion) -> None:
+    """What a version is never changes; a deleted one is blanked, and no name can mean it any more."""
+    attributes: Any = inspect(row).attrs
+    written = [name for name in _IDENTITY if attributes[name].history.has_changes()]
+    if written:
+        raise refusal(
+            f"expected version {row.version} of {row.name!r} to stay what it was registered as, got another "
+            f"{', '.join(written)}: register a new version",
+            "version_rewritten",
+        )
+
+
+def _require_same_model(row: SqlModelVersion) -> None:
+    """A version stays with its model, unless the model is renamed with an allowed decision."""
+    attributes: Any = inspect(row).attrs
+    permit, name = _PERMIT.get(), attributes.name.history
+    renamed = permit is not None and permit.renames == (next(iter(name.deleted or ()), None), row.name)
+    if (name.has_changes() and not renamed) or attributes.workspace.history.has_changes():
+        raise refusal(
+            f"expected version {row.version} to stay with the model that it was registered for, got a move to "
+            f"{row.name!r}: copy it",
+            "version_rewritten",
+        )
+
+
+def _require_same_spelling(session: Session, row: SqlRegisteredModelAlias) -> None:
+    """No alias row is called anything else than before.
+
+    Where the database ignores letter case, `Candidate` written over `candidate` changes what both mean; the gate
+    decided on the row's own name, so a row that came to be since is a reason to ask again.
+    """
+    if row in session.new:
+        return
+    attributes: Any = inspect(row).attrs
+    if attributes.alias.history.has_changes() or attributes.name.history.has_changes():
+        raise refusal(
+            f"alias {row.alias!r} of {row.name!r} exists under another spelling, which somebody else set in the "
+            "meantime: ask again",
+            "target_changed",
+        )
 
 
 def _require_same_row(session: Session, move: Move, model: str) -> None:
@@ -214,12 +394,20 @@ def _require_rename(session: Session, row: SqlRegisteredModel, old_names: Iterab
         raise refusal(f"{old!r} -> {new!r} was renamed without an allowed decision", "unreviewed_write")
     workspace = _workspace(row)
     allowed = {(m.target, m.version.version) for m in permit.moves}
+    carried = set()
     for target, version in promoted_names(session, old, workspace):
         renamed = Target(kind=target.kind, model=new, name=target.name, workspace=workspace)
         if (renamed, version) not in allowed:
             raise refusal(
                 f"{target} was promoted while the rename to {new!r} was reviewed: ask again", "version_changed"
             )
+        carried.add((renamed, version))
+    if carried != allowed:
+        # Else the ledger would say that a name was promoted which is not there, and a rollback could rest on it.
+        raise refusal(
+            f"a promoted name of {old!r} was removed while the rename to {new!r} was reviewed: ask again",
+            "version_changed",
+        )
     for move in permit.moves:
         _require_same_row(session, move, old)
     session.info[_MOVED] = True

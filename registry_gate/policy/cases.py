@@ -7,28 +7,35 @@ promotion. That no case ran is a result of its own, never a success.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import timedelta
+from pathlib import PurePosixPath
 
 from registry_gate.assessment import (
     Assessment,
+    ClusterCount,
     Disagreement,
     GraderRecord,
+    HitCount,
     Measured,
     Measurement,
     NotMeasured,
     PairedTable,
+    Stopped,
     ValidityCheck,
 )
-from registry_gate.battery import Battery
-from registry_gate.decision import Decision, Reason, Waiver
-from registry_gate.documents import DocumentError, Problem, RawDocument, read_documents, validate
+from registry_gate.battery import Battery, InstrumentSpec
+from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Waiver
+from registry_gate.documents import DocumentError, Problem, RawDocument, validate
 from registry_gate.form import BaseReference, FileEntry, FormManifest
 from registry_gate.policy.document import PolicySet
+from registry_gate.policy.files import PolicyFiles
+from registry_gate.policy.grants import covers
 from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
 from registry_gate.policy.rules import decide
-from registry_gate.policy.schema import CaseEvidence, CaseForm, CaseMeasure, CaseSpec, PolicyTest
+from registry_gate.policy.schema import CaseEvidence, CaseForm, CaseHits, CaseMeasure, CaseSpec, PolicyTest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,26 +89,29 @@ class CaseReport:
         return self.ran > 0 and not self.problems and all(result.passed for result in self.results)
 
 
-def run_cases(policy_set: PolicySet, directory: Path) -> CaseReport:
-    """Run every case under a directory, sub-directories included.
+def run_cases(policy_set: PolicySet, files: PolicyFiles) -> CaseReport:
+    """Run every case of some files, sub-directories included.
 
     Args:
         policy_set: The policies to test.
-        directory: Usually `<policies>/cases`. One that does not exist ran no case, which the report says.
+        files: Usually those below `cases/` of the policy set. None at all ran no case, which the report says.
     """
     results: list[CaseResult] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    paths = sorted(directory.rglob("*")) if directory.is_dir() else []
-    for path in paths:
-        if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml"):
+    for name in files.names:
+        if name.endswith("/"):
+            problems.append(Problem(file=files.shown(name), line=0, key="", message=files.refused[name]))
             continue
-        if path.suffix != ".yaml":
-            message = f"expected the ending .yaml, got {path.suffix}: rename it, or it would not run"
-            problems.append(Problem(file=str(path), line=0, key="", message=message))
+        ending = PurePosixPath(name).suffix
+        if ending.lower() not in (".yaml", ".yml"):
+            continue
+        if ending != ".yaml":
+            message = f"expected the ending .yaml, got {ending}: rename it, or it would not run"
+            problems.append(Problem(file=files.shown(name), line=0, key="", message=message))
             continue
         try:
-            documents = read_documents(path)
+            documents = files.documents(name)
         except DocumentError as err:
             problems.extend(err.problems)
             continue
@@ -138,7 +148,9 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
             batteries=policy_set.batteries,
             form=form,
             evidence=evidence,
-            waivers=_waivers(spec, form),
+            grants=_grants(policy_set, spec, form),
+            break_glass=policy_set.break_glass,
+            requester=spec.requester,
             now=spec.now,
         )
         allowed, verdict = decision.allowed, str(decision.verdict)
@@ -296,23 +308,136 @@ def _measurement(battery: Battery, name: str, facts: CaseMeasure) -> Measurement
                 f"{only_adapted} of them in the adapted form alone, of {probes} probes"
             )
         table = PairedTable(both=both, only_adapted=only_adapted, only_base=only_base, neither=neither)
+    if facts.stopped_after is not None:
+        return _stopped(name, facts, probes, table)
     differ = facts.graders_differ
+    groups = facts.clusters if facts.clusters is not None else probes
     return Measured(
         measure=name,
         events=facts.events,
         probes=probes,
-        clusters=facts.clusters if facts.clusters is not None else probes,
+        clusters=groups,
         table=table,
+        cluster_counts=() if groups >= probes else _spread(groups, probes, facts.events, facts.base_events or 0),
         disagreements=()
         if differ is None
         else (Disagreement(axis="refusal", differing=round(differ * 2 * probes), compared=2 * probes),),
+        hits=_hits(instrument, facts, probes),
     )
 
 
-def _waivers(spec: CaseSpec, form: FormManifest | UnreadableForm) -> list[Waiver]:
+def _stopped(name: str, facts: CaseMeasure, probes: int, table: PairedTable | None) -> Stopped:
+    """A run that stopped after its bad answers."""
+    cells = (
+        {"a": facts.events or 0} if table is None else {"a": table.only_adapted, "b": table.both, "o": table.only_base}
+    )
+    bad = "".join(letter * count for letter, count in cells.items())
+    after = facts.stopped_after or 0
+    if len(bad) > after:
+        raise ValueError(f"expected at least the {len(bad)} probes that are bad in 'stoppedAfter', got {after}")
+    return Stopped(
+        measure=name,
+        planned=probes,
+        paired=table is not None,
+        outcomes=bad + "n" * (after - len(bad)),
+        cause="the run of this case stopped early",
+    )
+
+
+def _hits(instrument: InstrumentSpec, facts: CaseMeasure, probes: int) -> tuple[HitCount, ...]:
+    """Hits in every category that the battery declares, and the other probes without any."""
+    if facts.hits is None:
+        return ()
+    declared = instrument.categories
+    for category in facts.hits:
+        if category not in declared:
+            raise ValueError(
+                f"expected hits in categories that the battery declares ({_listed(set(declared))}), got {category!r}"
+            )
+    named = [
+        HitCount(category=name, probes=size, confirmed=one.confirmed, unconfirmed=one.unconfirmed)
+        for name, size in declared.items()
+        for one in (facts.hits.get(name, CaseHits()),)
+    ]
+    rest = probes - sum(declared.values())
+    if not named or rest < 0:
+        return ()
+    others = [HitCount(category="(others)", probes=rest, confirmed=0, unconfirmed=0)] if rest else []
+    return (*named, *others)
+
+
+def _spread(groups: int, probes: int, events: int, base_events: int) -> tuple[ClusterCount, ...]:
+    """Clusters of a case: probes and events dealt out one by one, so that they are as even as can be."""
+
+    def dealt(total: int, group: int) -> int:
+        return total // groups + (group < total % groups)
+
+    kinds = Counter((dealt(probes, g), dealt(events, g), dealt(base_events, g)) for g in range(groups))
+    return tuple(
+        ClusterCount(clusters=count, probes=size, events=bad, base_events=base)
+        for (size, bad, base), count in sorted(kinds.items())
+    )
+
+
+def _grants(policy_set: PolicySet, spec: CaseSpec, form: FormManifest | UnreadableForm) -> Grants:
     digest = form.digest if isinstance(form, FormManifest) else _digest("unreadable")
+    opened = _break_glass(spec)
+    target = spec.target.value
+    return Grants(
+        waivers=tuple(_waivers(spec, digest)),
+        approvals=tuple(_approvals(policy_set, spec, digest)),
+        break_glass=tuple(
+            one for one in opened if isinstance(one, RefusedGrant) or covers(one, target.workspace, target.model)
+        ),
+    )
+
+
+def _approvals(policy_set: PolicySet, spec: CaseSpec, digest: str) -> list[Approval | RefusedGrant]:
     return [
-        Waiver(
+        RefusedGrant(id=f"case-approval-{number}", cause=approval.unverified)
+        if approval.unverified is not None
+        else Approval(
+            id=f"case-approval-{number}",
+            form_digest=_digest("another form") if approval.other_form else digest,
+            policy=approval.policy,
+            policy_digest=_digest("an earlier policy")
+            if approval.other_policy or approval.policy not in policy_set.policies
+            else policy_set.policies[approval.policy].digest,
+            approver=approval.approver,
+            requester=approval.requester,
+            reason="case",
+            approved_at=spec.now - timedelta(hours=1),
+            revoked="taken back in this case" if approval.revoked else None,
+        )
+        for number, approval in enumerate(spec.approvals)
+    ]
+
+
+def _break_glass(spec: CaseSpec) -> list[BreakGlass | RefusedGrant]:
+    return [
+        RefusedGrant(id=f"case-break-glass-{number}", cause=one.unverified)
+        if one.unverified is not None
+        else BreakGlass(
+            id=f"case-break-glass-{number}",
+            person=one.person,
+            role=one.role,
+            reason="case",
+            ticket="case",
+            workspace=spec.target.workspace,
+            models=one.models,
+            opened_at=one.opened_at or spec.now - timedelta(hours=1),
+            expires_at=one.expires_at,
+            closed="closed in this case" if one.closed else None,
+        )
+        for number, one in enumerate(spec.break_glass)
+    ]
+
+
+def _waivers(spec: CaseSpec, digest: str) -> list[Waiver | RefusedGrant]:
+    return [
+        RefusedGrant(id=f"case-{number}", cause=waiver.unverified)
+        if waiver.unverified is not None
+        else Waiver(
             id=f"case-{number}",
             form_digest=_digest("another form") if waiver.other_form else digest,
             policy=waiver.policy,
@@ -320,7 +445,10 @@ def _waivers(spec: CaseSpec, form: FormManifest | UnreadableForm) -> list[Waiver
             approver=waiver.approver,
             requester=waiver.requester,
             reason="case",
+            ticket="case",
+            granted_at=waiver.granted_at or spec.now - timedelta(days=1),
             expires_at=waiver.expires_at,
+            revoked="taken back in this case" if waiver.revoked else None,
         )
         for number, waiver in enumerate(spec.waivers)
     ]

@@ -1,4 +1,4 @@
-"""Load a directory of policies as one policy set with one digest, or refuse it with every problem of every file.
+"""Load the files of a policy set as one set with one digest, or refuse them with every problem of every file.
 
 A policy set is never half loaded: what is dropped silently is a rule that nobody enforces. What the policies decide is
 `rules`; whether they make sense beside their batteries is `lint`.
@@ -8,6 +8,7 @@ A policy set is never half loaded: what is dropped silently is a rule that nobod
       *.yaml               kind PromotionPolicy, one or several documents each
       batteries/*.yaml     kind Battery, optional, beside the batteries that come with the program
       signers/*.pem        public keys
+      controls/*.yaml      kind ControlCatalogue, optional: what control ids mean; not part of the digest
       cases/               kind PolicyTest, read by `cases`, not part of the set or its digest
 """
 
@@ -15,21 +16,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal
 
 from registry_gate.battery import Battery, load_batteries
-from registry_gate.documents import MAX_DOCUMENT_BYTES, DocumentError, Problem, RawDocument, parse_documents, validate
+from registry_gate.documents import DocumentError, Problem, RawDocument, validate
+from registry_gate.errors import PolicyError
 from registry_gate.form import canonical_json
+from registry_gate.policy.controls import Control, take_catalogue
+from registry_gate.policy.files import (
+    BATTERIES_DIRECTORY,
+    CASES_DIRECTORY,
+    CONTROLS_DIRECTORY,
+    POLICY_SET_FILE,
+    SUB_DIRECTORIES,
+    PolicyFiles,
+    UnreachableError,
+)
 from registry_gate.policy.lint import LintProblem, lint_policy, lint_set
-from registry_gate.policy.schema import Policy, PolicySetFile, matches
+from registry_gate.policy.names import matches
+from registry_gate.policy.places import read_place
+from registry_gate.policy.schema import BreakGlassSpec, PersonSpec, Policy, PolicySetFile, SignerSpec
 from registry_gate.promotion import Target, TargetKind
-
-POLICY_SET_FILE = "policy-set.yaml"
-CASES_DIRECTORY = "cases"
-BATTERIES_DIRECTORY = "batteries"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +62,36 @@ class PolicySet:
     """Everything that decisions rest on, loaded as a whole.
 
     Args:
-        directory: Where it came from.
+        files: What it was read from, cases and all.
         document: `policy-set.yaml`.
         policies: By name.
         batteries: By id.
         signers: Public keys (PEM), by signer's name.
+        people: Public keys (PEM) of people who may sign waivers, approvals and break-glass, by name.
+        controls: The control catalogue, by control id.
         digest: `sha256:` over the names and bytes of all files and the digests of the batteries.
         warnings: What lint found beside errors.
     """
 
-    directory: Path
+    files: PolicyFiles
     document: PolicySetFile
     policies: Mapping[str, Policy]
     batteries: Mapping[str, Battery]
     signers: Mapping[str, bytes]
     digest: str
+    people: Mapping[str, bytes] = field(default_factory=dict)
+    controls: Mapping[str, Control] = field(default_factory=dict)
     warnings: tuple[LintProblem, ...] = ()
 
     @property
     def name(self) -> str:
         """Name of the set."""
         return self.document.metadata.name
+
+    @property
+    def break_glass(self) -> BreakGlassSpec | None:
+        """Who may override every policy for a short time; None where nobody may."""
+        return self.document.spec.break_glass
 
     def governing(self, target: Target) -> Governance:
         """Who has a say on a target. A free alias is free whatever policies match, so list only names nobody uses."""
@@ -99,61 +118,87 @@ class Checked:
     warnings: tuple[LintProblem, ...]
 
 
-def load_policy_set(directory: Path, battery_dirs: Sequence[Path]) -> PolicySet:
-    """The policy set of a directory.
+def load_policy_set(place: Path | str, battery_dirs: Sequence[Path], *, keys: bool = True) -> PolicySet:
+    """The policy set of a place.
 
     Args:
-        directory: Holds `policy-set.yaml` and the policies.
+        place: A directory, or an address that `places` knows.
         battery_dirs: Directories of batteries, beside the set's own.
+        keys: Whether to read the signers' public keys. A set without them can be compared, never decide.
 
     Raises:
         DocumentError: Anything is wrong anywhere; it lists all of it.
+        UnreachableError: The place does not answer.
     """
-    checked = check_policy_directory(directory, battery_dirs)
+    return _of(check_policy_set(place, battery_dirs, keys=keys))
+
+
+def load_policy_files(files: PolicyFiles, battery_dirs: Sequence[Path]) -> PolicySet:
+    """The policy set of files that were read already. See `load_policy_set`."""
+    return _of(check_policy_files(files, battery_dirs))
+
+
+def _of(checked: Checked) -> PolicySet:
     if checked.policy_set is None:
         raise DocumentError(checked.errors)
     return checked.policy_set
 
 
-def check_policy_directory(directory: Path, battery_dirs: Sequence[Path]) -> Checked:
-    """Read a directory and report everything, errors and warnings alike; what `policy lint` prints.
+def check_policy_set(place: Path | str, battery_dirs: Sequence[Path], *, keys: bool = True) -> Checked:
+    """Read a policy set and report everything, errors and warnings alike; what `policy lint` prints.
 
     Args:
-        directory: Holds `policy-set.yaml` and the policies.
+        place: A directory, or an address that `places` knows.
         battery_dirs: Directories of batteries, beside the set's own.
+        keys: Whether to read the signers' public keys.
+
+    Raises:
+        UnreachableError: The place does not answer.
     """
-    reading = _Reading(directory)
-    if not directory.is_dir():
-        reading.refuse(directory, "expected a directory of policies, got none; `registry-gate init` makes one")
-        return reading.outcome()
-    # (1) Files: which there are, and what they hold.
-    reading.read_files()
+    try:
+        files = read_place(place)
+    except UnreachableError:
+        raise
+    except PolicyError as err:
+        problem = Problem(file=str(place), line=0, key="", message=str(err).removeprefix(f"{place}: "))
+        return Checked(policy_set=None, errors=(problem,), warnings=())
+    return check_policy_files(files, battery_dirs, keys=keys)
+
+
+def check_policy_files(files: PolicyFiles, battery_dirs: Sequence[Path], *, keys: bool = True) -> Checked:
+    """Report everything about the files of a policy set, wherever they came from. See `check_policy_set`."""
+    reading = _Reading(files)
+    # (1) Policies: which there are, and what they say.
+    reading.read_policies()
     # (2) Batteries.
-    own = directory / BATTERIES_DIRECTORY
-    reading.read_batteries([*battery_dirs, *([own] if own.is_dir() else [])])
-    # (3) Signers.
-    reading.read_signers()
-    # (4) Whether it all makes sense together.
+    reading.read_batteries(battery_dirs)
+    # (3) What the controls are that rules name.
+    reading.read_controls()
+    # (4) Signers.
+    if keys:
+        reading.read_keys()
+    # (5) Whether it all makes sense together.
     reading.lint()
     return reading.outcome()
 
 
 class _Reading:
-    """One pass over a directory. Collects problems instead of stopping at the first."""
+    """One pass over the files of a set. Collects problems instead of stopping at the first."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.root = directory.resolve()
+    def __init__(self, files: PolicyFiles) -> None:
+        self.files = files
         self.errors: list[Problem] = []
         self.warnings: list[LintProblem] = []
-        self.files: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.policies: dict[str, tuple[Policy, RawDocument]] = {}
         self.set: tuple[PolicySetFile, RawDocument] | None = None
         self.batteries: dict[str, Battery] | None = None
         self.signers: dict[str, bytes] = {}
+        self.people: dict[str, bytes] = {}
+        self.controls: dict[str, Control] = {}
 
-    def refuse(self, path: Path, message: str) -> None:
-        self.errors.append(Problem(file=str(path), line=0, key="", message=message))
+    def refuse(self, name: str, message: str) -> None:
+        self.errors.append(Problem(file=self.files.shown(name), line=0, key="", message=message))
 
     def outcome(self) -> Checked:
         def order(problem: Problem) -> tuple[str, int, str]:
@@ -163,67 +208,76 @@ class _Reading:
         if errors or self.set is None or self.batteries is None:
             return Checked(policy_set=None, errors=errors, warnings=warnings)
         body = {
-            "files": sorted(self.files.items()),
+            "files": sorted(self.digests.items()),
             "batteries": sorted((name, battery.digest) for name, battery in self.batteries.items()),
         }
         policy_set = PolicySet(
-            directory=self.directory,
+            files=self.files,
             document=self.set[0],
             policies=MappingProxyType({name: self.policies[name][0] for name in sorted(self.policies)}),
             batteries=MappingProxyType(dict(sorted(self.batteries.items()))),
             signers=MappingProxyType(dict(sorted(self.signers.items()))),
+            people=MappingProxyType(dict(sorted(self.people.items()))),
+            controls=MappingProxyType(dict(sorted(self.controls.items()))),
             digest="sha256:" + hashlib.sha256(canonical_json(body)).hexdigest(),
             warnings=warnings,
         )
         return Checked(policy_set=policy_set, errors=(), warnings=warnings)
 
-    def read_files(self) -> None:
+    def read_policies(self) -> None:
         """Every policy file; what looks like one but would not be read is refused, never skipped."""
-        for path in sorted(self.directory.iterdir()):
-            # Names with a dot in front are how mounts and editors keep their own files.
-            if path.name.startswith("."):
+        for name in self.files.names:
+            top, _, inside = name.partition("/")
+            ending = PurePosixPath(name).suffix
+            if top == CASES_DIRECTORY and inside:
                 continue
-            if path.is_dir():
-                if path.name not in (CASES_DIRECTORY, BATTERIES_DIRECTORY):
-                    self._refuse_strays(path)
-            elif path.suffix == ".yaml":
-                self._read_file(path)
-            elif path.suffix.lower() in (".yml", ".yaml"):
+            if name.endswith("/"):
+                # A directory that nobody may look into could hold policies.
+                self.refuse(name, self.files.refused[name])
+            elif name in SUB_DIRECTORIES:
+                self.refuse(name, "expected a directory, got a file")
+            elif ending.lower() not in (".yaml", ".yml"):
+                continue
+            elif inside and (top not in SUB_DIRECTORIES or "/" in inside):
                 self.refuse(
-                    path, f"expected the ending .yaml, got {path.suffix}: rename it, or it would not be enforced"
+                    name,
+                    "policies lie at the top of the directory and cases under cases/: here it would not be enforced",
                 )
+            elif ending != ".yaml":
+                self.refuse(name, f"expected the ending .yaml, got {ending}: rename it, or it would not be enforced")
+            elif not inside:
+                self._read_file(name)
         # A missing file is one problem; a file that is there but refused has said so already.
-        if self.set is None and not (self.directory / POLICY_SET_FILE).exists():
+        if self.set is None and POLICY_SET_FILE not in self.files.names:
             message = "expected this file (kind PolicySet: free aliases, unmatched, signers), got none: add it"
-            self.refuse(self.directory / POLICY_SET_FILE, message)
+            self.refuse(POLICY_SET_FILE, message)
         if not self.policies and not self.errors:
-            self.refuse(self.directory, "expected at least one policy (kind PromotionPolicy), got none")
+            message = "expected at least one policy (kind PromotionPolicy), got none"
+            self.errors.append(Problem(file=self.files.place, line=0, key="", message=message))
 
-    def _refuse_strays(self, directory: Path) -> None:
-        for path in sorted(directory.rglob("*")):
-            if path.suffix.lower() in (".yaml", ".yml"):
-                message = (
-                    "policies lie at the top of the directory and cases under cases/: here it would not be enforced"
-                )
-                self.refuse(path, message)
-
-    def _read_file(self, path: Path) -> None:
-        data = self._bytes_of(path)
-        if data is None:
-            return
-        try:
-            documents = parse_documents(data, str(path))
-        except DocumentError as err:
-            self.errors.extend(err.problems)
-            return
-        for raw in documents:
+    def _read_file(self, name: str) -> None:
+        for raw in self._documents(name):
             try:
-                self._take(path, raw)
+                self._take(name, raw)
             except DocumentError as err:
                 self.errors.extend(err.problems)
+        self._note(name)
 
-    def _take(self, path: Path, raw: RawDocument) -> None:
-        if path.name == POLICY_SET_FILE:
+    def _documents(self, name: str) -> list[RawDocument]:
+        """The documents of a file; none when it was refused, which is noted."""
+        try:
+            return self.files.documents(name)
+        except DocumentError as err:
+            self.errors.extend(err.problems)
+            return []
+
+    def _note(self, name: str) -> None:
+        """Let the bytes of a file count for the digest."""
+        if name in self.files.contents:
+            self.digests[name] = hashlib.sha256(self.files.contents[name]).hexdigest()
+
+    def _take(self, name: str, raw: RawDocument) -> None:
+        if name == POLICY_SET_FILE:
             if self.set is not None:
                 raise DocumentError([raw.problem(("kind",), "expected one policy set in this file, got a second one")])
             self.set = (validate(raw, PolicySetFile, "PolicySet"), raw)
@@ -233,6 +287,7 @@ class _Reading:
                 "PolicySet": f"; it belongs into {POLICY_SET_FILE}",
                 "PolicyTest": f"; it belongs under {CASES_DIRECTORY}/",
                 "Battery": f"; it belongs under {BATTERIES_DIRECTORY}/",
+                "ControlCatalogue": f"; it belongs under {CONTROLS_DIRECTORY}/",
             }
             got = repr(raw.data.get("kind")) + hints.get(raw.kind, "")
             raise DocumentError([raw.problem(("kind",), f"expected kind PromotionPolicy, got {got}")])
@@ -243,69 +298,93 @@ class _Reading:
             raise DocumentError([raw.problem(("metadata", "name"), message)])
         self.policies[policy.name] = (policy, raw)
 
-    def _bytes_of(self, path: Path) -> bytes | None:
-        """The bytes of a file of this directory, noted for the digest; None when it was refused."""
-        if not path.resolve().is_relative_to(self.root):
-            self.refuse(path, "expected a file inside the policy directory, got a link out of it")
-            return None
-        try:
-            if not path.is_file():
-                self.refuse(path, "expected a file, got none" if not path.exists() else "expected a regular file")
-                return None
-            if path.stat().st_size > MAX_DOCUMENT_BYTES:
-                self.refuse(path, f"expected at most {MAX_DOCUMENT_BYTES} bytes, got {path.stat().st_size}")
-                return None
-            data = path.read_bytes()
-        except OSError as err:
-            self.refuse(path, f"expected a readable file, got {err.strerror or err}")
-            return None
-        # The name as written, not the resolved one: a mount may resolve to another place at every start.
-        self.files[path.relative_to(self.directory).as_posix()] = hashlib.sha256(data).hexdigest()
-        return data
-
     def read_batteries(self, directories: Sequence[Path]) -> None:
+        """Batteries of the program, and those that lie beside the policies."""
+        before = len(self.errors)
+        own = [
+            raw
+            for name in self.files.names
+            if name.startswith(f"{BATTERIES_DIRECTORY}/") and name.count("/") == 1 and name.endswith(".yaml")
+            for raw in self._documents(name)
+        ]
+        if len(self.errors) > before:
+            return
         try:
-            self.batteries = load_batteries(directories)
+            self.batteries = load_batteries(directories, own)
         except DocumentError as err:
             self.errors.extend(err.problems)
 
-    def read_signers(self) -> None:
+    def read_controls(self) -> None:
+        """The control catalogue. It changes no decision, so its bytes do not count for the digest."""
+        for name in self.files.names:
+            if name.startswith(f"{CONTROLS_DIRECTORY}/") and name.count("/") == 1 and name.endswith(".yaml"):
+                for raw in self._documents(name):
+                    try:
+                        take_catalogue(raw, self.controls)
+                    except DocumentError as err:
+                        self.errors.extend(err.problems)
+
+    def read_keys(self) -> None:
+        """Public keys of signers and of people."""
         if self.set is None:
             return
         document, raw = self.set
         for number, signer in enumerate(document.spec.signers):
-            place = ("spec", "signers", number, "publicKey")
-            if Path(signer.public_key).is_absolute() or ".." in Path(signer.public_key).parts:
-                message = f"expected a path inside the policy directory, got {signer.public_key!r}"
-                self.errors.append(raw.problem(place, message))
-                continue
-            path = self.directory / signer.public_key
-            if not path.exists():
-                message = (
-                    f"expected the public key of signer {signer.name!r} in {path}, got no such file; "
-                    "`registry-gate init` makes a key pair and writes it"
-                )
-                self.errors.append(raw.problem(place, message))
-                continue
-            data = self._bytes_of(path)
-            if data is None:
-                continue
-            if b"PRIVATE KEY" in data:
-                message = f"expected a public key in {path}, got a private key: take it away and make a new pair"
-                self.errors.append(raw.problem(place, message))
-            elif b"-----BEGIN PUBLIC KEY-----" not in data:
-                message = f"expected a public key in PEM format in {path}, got something else"
-                self.errors.append(raw.problem(place, message))
-            else:
-                self.signers[signer.name] = data
+            self._read_key(raw, ("spec", "signers", number), f"signer {signer.name!r}", signer, self.signers)
+        for number, person in enumerate(document.spec.people):
+            self._read_key(raw, ("spec", "people", number), f"{person.name!r}", person, self.people)
+
+    def _read_key(
+        self,
+        raw: RawDocument,
+        place: tuple[str | int, ...],
+        whose: str,
+        owner: SignerSpec | PersonSpec,
+        into: dict[str, bytes],
+    ) -> None:
+        try:
+            into[owner.name] = self._public_key(owner.public_key, whose)
+        except PolicyError as err:
+            self.errors.append(raw.problem((*place, "publicKey"), str(err)))
+
+    def _public_key(self, public_key: str, whose: str) -> bytes:
+        """The PEM of a signer or a person.
+
+        Raises:
+            PolicyError: There is none, something else, or that of another.
+        """
+        path = PurePosixPath(public_key)
+        if path.is_absolute() or ".." in path.parts:
+            raise PolicyError(f"expected a path inside the policy directory, got {public_key!r}")
+        name = path.as_posix()
+        shown = self.files.shown(name)
+        if name in self.files.refused:
+            raise PolicyError(f"{self.files.refused[name]} ({shown})")
+        data = self.files.contents.get(name)
+        if data is None:
+            if any(other.startswith(f"{name}/") for other in self.files.names):
+                raise PolicyError(f"expected a regular file, got a directory ({shown})")
+            maker = "init` makes a key pair and writes it" if whose.startswith("signer") else "waiver key` makes a pair"
+            raise PolicyError(
+                f"expected the public key of {whose} in {shown}, got no such file; `registry-gate {maker}"
+            )
+        if b"PRIVATE KEY" in data:
+            raise PolicyError(f"expected a public key in {shown}, got a private key: take it away and make a new pair")
+        if b"-----BEGIN PUBLIC KEY-----" not in data:
+            raise PolicyError(f"expected a public key in PEM format in {shown}, got something else")
+        if data in self.people.values() or data in self.signers.values():
+            raise PolicyError(f"expected a key that is nobody else's, got one in {shown} that stands for another")
+        self._note(name)
+        return data
 
     def lint(self) -> None:
         problems: list[LintProblem] = []
         # A policy set or batteries that were refused would make every policy look wrong.
         if self.set is not None and self.batteries is not None:
             names = [signer.name for signer in self.set[0].spec.signers]
+            people = [person.name for person in self.set[0].spec.people]
             for policy, raw in self.policies.values():
-                problems += lint_policy(policy, raw, self.batteries, names)
+                problems += lint_policy(policy, raw, self.batteries, names, people, self.controls)
             problems += lint_set(*self.set, [policy for policy, _ in self.policies.values()])
         self.errors.extend(problem for problem in problems if problem.level == "error")
         self.warnings.extend(problem for problem in problems if problem.level == "warning")

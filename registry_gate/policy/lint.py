@@ -9,22 +9,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
 from typing import Literal
 
 from registry_gate.battery import Battery, InstrumentSpec
 from registry_gate.documents import Problem, RawDocument
-from registry_gate.policy.schema import Match, Policy, PolicySetFile, Rule, matches
+from registry_gate.policy.controls import Controls
+from registry_gate.policy.names import matches
+from registry_gate.policy.schema import Match, Policy, PolicySetFile, Rule
 from registry_gate.promotion import Target, TargetKind
 from registry_gate.statistics import planning
 
-RETIRED_CONTROLS = {
-    "sr-11-7": "sr-26-2 (SR 11-7 was rescinded on 17 April 2026)",
-    "occ-2011-12": "occ-2026-13 (OCC 2011-12 was rescinded on 17 April 2026)",
-}
-"""Control ids that no longer exist, with what took their place (PEERS.md 10.4)."""
-
 DEPLOYED_NAMES = ("champion", "production", "prod", "live", "stable", "default")
 """Aliases that people do deploy from; a free one of these is hardly ever meant."""
+
+LONG_WAIVER = timedelta(days=90)
+"""Waivers that may last longer draw a remark."""
+
+LONG_BREAK_GLASS = timedelta(hours=24)
+"""Break-glass that may last longer draws a remark."""
 
 UNHEARD_OF = "(any model)"
 """Stands for every model that policies do not name; no pattern but a general one fits it."""
@@ -44,7 +48,12 @@ class LintProblem(Problem):
 
 
 def lint_policy(
-    policy: Policy, raw: RawDocument, batteries: Mapping[str, Battery], signers: Collection[str]
+    policy: Policy,
+    raw: RawDocument,
+    batteries: Mapping[str, Battery],
+    signers: Collection[str],
+    people: Collection[str] = (),
+    controls: Controls = MappingProxyType({}),
 ) -> list[LintProblem]:
     """Everything wrong with one policy, in the order of the file.
 
@@ -53,6 +62,8 @@ def lint_policy(
         raw: The document that it came from, for the lines.
         batteries: Batteries that exist, by id.
         signers: Names of the signers of the policy set.
+        people: Names of the people of the policy set.
+        controls: The control catalogue; where it is empty, ids are not looked at.
     """
     found: list[LintProblem] = []
 
@@ -110,13 +121,44 @@ def lint_policy(
                 "write 'base: required' or leave the margin out"
             )
             report("warning", "base_optional", (*place, "notWorseThanBase"), message)
+        if rule.effective_from is not None and spec.effective_from_of(rule) is None:
+            message = f"the rule never denies ({spec.enforcement_of(rule)}), so nothing begins at this date"
+            report("warning", "date_without_effect", (*place, "effectiveFrom"), message)
         for index, control in enumerate(rule.controls):
-            successor = RETIRED_CONTROLS.get(control.split(":")[0])
-            if successor is not None:
-                message = f"expected a control that is in force, got {control!r}; use {successor}"
+            known = controls.get(control)
+            if known is None and controls:
+                message = f"expected a control of the catalogue (controls/), got {control!r}{_close(control, controls)}"
+                report("warning", "control_unknown", (*place, "controls", index), message)
+            elif known is not None and known.retired is not None:
+                message = f"expected a control that is in force, got {control!r}; {known.retired}"
                 report("warning", "control_retired", (*place, "controls", index), message)
+            elif known is not None and known.evidence == "none":
+                message = f"no rule gives evidence for {control!r} ({known.title}): {known.not_shown}"
+                report("warning", "control_without_evidence", (*place, "controls", index), message)
 
-    # (4) It says what follows when graders contradict each other.
+    # (4) Waivers can be granted, and end soon.
+    for number, name in enumerate(spec.waivers.approvers if spec.waivers is not None else ()):
+        if name not in people:
+            message = f"expected somebody under 'people' of policy-set.yaml ({_listed(people)}), got {name!r}"
+            report(
+                "error", "approver_unknown", ("spec", "waivers", "approvers", number), message + _close(name, people)
+            )
+    if spec.waivers is not None and spec.waivers.longest_delta > LONG_WAIVER:
+        message = f"waivers of up to {spec.waivers.longest} outlive what they were granted for: at most 90d is usual"
+        report("warning", "long_waiver", ("spec", "waivers", "longest"), message)
+
+    # (5) Approvals can be given, whoever asks.
+    approvals = spec.approvals
+    for number, name in enumerate(approvals.approvers if approvals is not None else ()):
+        if name not in people:
+            message = f"expected somebody under 'people' of policy-set.yaml ({_listed(people)}), got {name!r}"
+            message += _close(name, people)
+            report("error", "approver_unknown", ("spec", "approvals", "from", number), message)
+    if approvals is not None and len(set(approvals.approvers)) == approvals.count:
+        message = f"all {approvals.count} must approve, so none of them can ever ask for a promotion: name one more"
+        report("warning", "approvals_exclude_requester", ("spec", "approvals", "from"), message)
+
+    # (6) It says what follows when graders contradict each other.
     if spec.disagreement.graders is None:
         message = "no limit on how often graders may disagree: add 'disagreement: {graders: {atMost: 0.10}}'"
         report("warning", "no_disagreement_limit", ("spec",), message)
@@ -133,7 +175,7 @@ def lint_set(document: PolicySetFile, raw: RawDocument, policies: Sequence[Polic
     """
     found: list[LintProblem] = []
 
-    def warn(code: str, location: Sequence[str | int], message: str) -> None:
+    def report(level: Literal["error", "warning"], code: str, location: Sequence[str | int], message: str) -> None:
         problem = raw.problem(location, message)
         found.append(
             LintProblem(
@@ -142,10 +184,23 @@ def lint_set(document: PolicySetFile, raw: RawDocument, policies: Sequence[Polic
                 key=problem.key,
                 message=problem.message,
                 code=code,
-                level="warning",
+                level=level,
             )
         )
 
+    def warn(code: str, location: Sequence[str | int], message: str) -> None:
+        report("warning", code, location, message)
+
+    allowed = document.spec.break_glass
+    people = [person.name for person in document.spec.people]
+    for number, role in enumerate(allowed.roles if allowed is not None else ()):
+        for index, name in enumerate(role.people):
+            if name not in people:
+                message = f"expected somebody under 'people' ({_listed(people)}), got {name!r}{_close(name, people)}"
+                report("error", "person_unknown", ("spec", "breakGlass", "roles", number, "people", index), message)
+    if allowed is not None and allowed.longest_delta > LONG_BREAK_GLASS:
+        message = f"break-glass of up to {allowed.longest} is a second way in, not an emergency: at most 24h is usual"
+        warn("long_break_glass", ("spec", "breakGlass", "longest"), message)
     for name in DEPLOYED_NAMES:
         if matches(name, document.spec.free_aliases):
             warn("free_deployed_name", ("spec", "freeAliases"), f"alias {name} is free: it moves without any evidence")
@@ -199,13 +254,21 @@ def _sizes(
             f"all), got {100 * rule.at_most:g} %: no form could pass; it needs {needed} probes"
         )
         problems.append(("error", "impossible", "atMost", message))
+    for category in rule.zero_tolerance:
+        if category not in instrument.categories:
+            declared = instrument.categories
+            message = (
+                f"expected categories that the battery declares for {rule.measure} ({_listed(declared)}), got "
+                f"{category!r}{_close(category, declared)}: no form could pass; write 'categories' into the battery"
+            )
+            problems.append(("error", "category_unknown", "zeroTolerance", message))
     margin = rule.not_worse_than_base
     if margin is None:
         return problems
     discordance = rule.discordance or planning.DEFAULT_DISCORDANCE
     needed = planning.probes_for_margin(margin, discordance, confidence)
-    if margin < planning.smallest_margin(n, confidence):
-        provable = 100 * planning.smallest_margin(n, confidence)
+    if not planning.provable_at_best(n, margin, confidence):
+        provable = 100 * planning.smallest_proved_margin(n, confidence)
         message = (
             f"expected a margin that {n} probes can prove {sure} (at least {provable:.2f} pp, that of a form answering "
             f"exactly like its base), got {100 * margin:g} pp: no form could pass; it needs at least "

@@ -5,27 +5,27 @@ pages and the offline verifier all call `decide`; they fetch the inputs and stor
 
 Enforcement. The verdict is the worst over everything that may deny: policies and rules with `enforcement: deny`. What
 a rule on `warn` or `dryrun`, or one with `required: false`, finds is returned as a note that says what it would have
-been; a note leaves the verdict at best at `pass_with_notes`. While a whole policy only warns, its missing evidence is
-a note too.
+been; a note leaves the verdict at best at `pass_with_notes`. A rule whose `effectiveFrom` is to come warns until then.
+While a whole policy only warns, its missing evidence is a note too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal, assert_never
 
 from registry_gate.assessment import Assessment
 from registry_gate.battery import Battery
-from registry_gate.decision import Decision, Reason, Verdict, Waiver, worst
+from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Verdict, Waiver, worst
 from registry_gate.form import FormManifest
+from registry_gate.policy.grants import CLOCK_TOLERANCE, age_of, approval_faults, break_glass_fault, waiver_faults
 from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
 from registry_gate.policy.outcomes import RuleOutcome, rule_outcomes
-from registry_gate.policy.schema import Policy
+from registry_gate.policy.schema import BreakGlassSpec, Policy
 
-CLOCK_TOLERANCE = timedelta(minutes=5)
-"""Evidence may be this much ahead of the gate's clock; beyond it one of the clocks is wrong."""
+NO_GRANTS = Grants()
 
 WAIVABLE = (Verdict.FAIL, Verdict.CONFLICT, Verdict.INCONCLUSIVE)
 """What a person may let through. Never `invalid` or `stale`: there nobody knows what is let through."""
@@ -37,6 +37,9 @@ class _Remark:
 
     reason: Reason
     mode: Literal["deny", "note", "warn", "dryrun"]
+    waivable: bool = True
+    begins: datetime | None = None
+    """When a rule that only warns by its date begins to deny."""
 
 
 def decide(
@@ -45,7 +48,9 @@ def decide(
     batteries: Mapping[str, Battery],
     form: FormManifest | UnreadableForm,
     evidence: Sequence[EvidenceItem],
-    waivers: Sequence[Waiver] = (),
+    grants: Grants = NO_GRANTS,
+    break_glass: BreakGlassSpec | None = None,
+    requester: str | None = None,
     now: datetime,
 ) -> Decision:
     """Judge one form under all policies that govern a target. The order of no input matters.
@@ -58,7 +63,9 @@ def decide(
         batteries: Batteries in force, by id.
         form: The adapted form as it is now, or why it cannot be read.
         evidence: Everything presented for it.
-        waivers: Everything granted for it.
+        grants: What people signed: waivers, approvals, and break-glass for the model.
+        break_glass: Who may open that, as the policy set says.
+        requester: Who asks, who never counts as an approver; None where nobody asks.
         now: The one moment of this review, with zone.
 
     Raises:
@@ -69,6 +76,9 @@ def decide(
     reasons: list[Reason] = []
     used: set[str] = set()
     needed: set[str] = set()
+    waived: set[str] = set()
+    approved: set[str] = set()
+    ends: list[datetime] = []
 
     # (1) Where no policy applies nothing is known to be required, so nothing is allowed.
     if not policies:
@@ -79,33 +89,97 @@ def decide(
     # (2) A form that cannot be read has no digest, and evidence of what cannot be told apart is of no use.
     if isinstance(form, UnreadableForm):
         reasons.append(Reason(code=form.code, message=form.message, verdict=Verdict.INVALID))
-        return _decision(reasons, None, policies, used, needed)
+        decision = _decision(reasons, None, policies, used, needed, waived, approved, ends)
+        return _under_break_glass(decision, grants.break_glass, break_glass, now)
 
     # (3) Each policy on its own; all of them must allow.
     digest = form.digest
     for policy in policies:
-        review = _review(policy, batteries, form, digest, evidence, waivers, now)
+        review = _review(policy.as_of(now), policy, batteries, form, digest, evidence, grants, requester, now)
         reasons.extend(review.reasons)
         if review.evidence is not None:
             used.add(review.evidence)
+        waived.update(review.waived)
+        approved.update(review.approved)
+        ends.extend(review.ends)
         if review.needs_assessment:
             needed.add(policy.spec.evidence.battery)
-    return _decision(reasons, digest, policies, used, needed)
+    decision = _decision(reasons, digest, policies, used, needed, waived, approved, ends)
+    return _under_break_glass(decision, grants.break_glass, break_glass, now)
 
 
 def _decision(
-    reasons: Sequence[Reason], digest: str | None, policies: Sequence[Policy], used: set[str], needed: set[str]
+    reasons: Sequence[Reason],
+    digest: str | None,
+    policies: Sequence[Policy],
+    used: set[str],
+    needed: set[str],
+    waived: set[str],
+    approved: set[str],
+    ends: Sequence[datetime],
 ) -> Decision:
     # (4) The worst verdict stands, and what blocks is never averaged away by what passed.
+    allowed = not any(reason.blocking for reason in reasons)
     return Decision(
         verdict=worst(reason.verdict for reason in reasons),
-        allowed=not any(reason.blocking for reason in reasons),
+        allowed=allowed,
         reasons=tuple(sorted(reasons, key=_reading_order)),
         form_digest=digest,
         policies=tuple(sorted((policy.name, policy.digest) for policy in policies)),
         evidence=tuple(sorted(used)),
         assessments_needed=tuple(sorted(needed)),
+        waivers=tuple(sorted(waived)),
+        approvals=tuple(sorted(approved)),
+        # (5) It holds until the first thing that it rests on stops counting.
+        valid_until=min(ends, default=None) if allowed else None,
     )
+
+
+def _under_break_glass(
+    decision: Decision, openings: Sequence[BreakGlass | RefusedGrant], allowed: BreakGlassSpec | None, now: datetime
+) -> Decision:
+    """The decision while break-glass may be open: whether it was needed or not, the decision says so."""
+    counting: list[BreakGlass] = []
+    notes: list[Reason] = []
+    for one in openings:
+        fault = one.cause if isinstance(one, RefusedGrant) else break_glass_fault(allowed, one, now)
+        if isinstance(one, BreakGlass) and fault is None:
+            counting.append(one)
+        elif isinstance(one, RefusedGrant) or (one.closed is None and one.expires_at > now):
+            # One that ended or was closed is history; one that never counted is something that somebody waits for.
+            notes.append(_announced("break_glass_not_counted", f"break-glass {one.id} does not count: {fault}"))
+    # The longest; the id breaks a tie.
+    opened = max(counting, key=lambda one: (one.expires_at, one.id), default=None)
+    if opened is None:
+        return replace(decision, reasons=(*decision.reasons, *notes))
+    until = (
+        f"BREAK-GLASS is open until {opened.expires_at.isoformat()} (opened by {opened.person} as {opened.role}, "
+        f"{opened.ticket}: {opened.reason})"
+    )
+    if decision.allowed or decision.form_digest is None:
+        why = "not needed here" if decision.allowed else "of no use here, because nobody can say what these bytes are"
+        notes.insert(0, _announced("break_glass_open", f"{until}: {why}"))
+        return replace(decision, reasons=(*decision.reasons, *notes))
+    # What the policies say stands in the decision, each reason with its verdict; it only does not block.
+    head = Reason(
+        code="break_glass",
+        message=f"{until}: without it denied ({decision.verdict})",
+        verdict=Verdict.WAIVED,
+        blocking=False,
+    )
+    overridden = [replace(reason, blocking=False) for reason in decision.reasons]
+    return replace(
+        decision,
+        verdict=Verdict.WAIVED,
+        allowed=True,
+        reasons=(head, *overridden, *notes),
+        break_glass=opened.id,
+        valid_until=opened.expires_at,
+    )
+
+
+def _announced(code: str, message: str) -> Reason:
+    return Reason(code=code, message=message, verdict=Verdict.PASS, blocking=False)
 
 
 def _reading_order(reason: Reason) -> tuple[bool, int, str, str, str, str]:
@@ -124,18 +198,23 @@ class _Review:
     reasons: tuple[Reason, ...]
     evidence: str | None
     needs_assessment: bool
+    waived: tuple[str, ...]
+    approved: tuple[str, ...]
+    ends: tuple[datetime, ...]
 
 
 def _review(
     policy: Policy,
+    written: Policy,
     batteries: Mapping[str, Battery],
     form: FormManifest,
     digest: str,
     evidence: Sequence[EvidenceItem],
-    waivers: Sequence[Waiver],
+    grants: Grants,
+    requester: str | None,
     now: datetime,
 ) -> _Review:
-    """Steps (3.1) to (3.9): one policy."""
+    """Steps (3.1) to (3.11): one policy as it holds now, and as it is written for what begins later."""
     remarks: list[_Remark] = []
     battery_id = policy.spec.evidence.battery
     whole: Literal["deny", "warn", "dryrun"] = "deny" if policy.enforces else _staging(policy)
@@ -174,25 +253,70 @@ def _review(
         # (3.5) Every rule. A broken measurement has no numbers to judge.
         if not problems:
             for outcome in rule_outcomes(policy, chosen.assessment, battery):
-                remarks.extend(_remarks_of(policy, outcome))
+                remarks.extend(_remarks_of(policy, outcome, _begins(written, outcome.rule.id, now)))
+        # (3.6) A run that stopped early proves `fail` or nothing. Whatever else it holds, nothing passes by it.
+        stopped = chosen.assessment.stopped
+        if stopped and not any(r.mode == "deny" and not r.waivable for r in remarks):
+            names = ", ".join(f"{one.measure} after {one.probes} of {one.planned} probes" for one in stopped)
+            message = (
+                f"expected a full run with {battery_id}, got one that stopped early ({names}): nothing passes by it"
+            )
+            fix = "ask for an assessment in full: registry-gate assess models:/NAME/VERSION --again"
+            add("stopped_early", message, Verdict.INCONCLUSIVE, fix=fix)
 
-    # (3.6) Waivers: a named person lets this form through named rules. They never touch what is invalid or stale.
-    remarks = [_waived(remark, digest, waivers, now) for remark in remarks]
-    remarks.extend(_waiver_remarks(policy, digest, waivers, now))
+    # (3.7) Waivers: a named person lets this form through named rules. They never touch what is invalid or stale.
+    waivers = grants.waivers
+    faults = waiver_faults(policy, waivers, now)
+    counting = [
+        w for w in waivers if isinstance(w, Waiver) and w.form_digest == digest and faults.get(w.id, "") is None
+    ]
+    waiving = [_waiver_of(remark, counting) for remark in remarks]
+    remarks = [_waived(remark, waiver) for remark, waiver in zip(remarks, waiving, strict=True)]
+    remarks.extend(_waiver_remarks(policy, digest, waivers, faults))
 
-    # (3.7) A policy may refuse notes; what is only staged is no note of its own rules.
+    # (3.8) A policy may refuse notes; what is only staged is no note of its own rules.
     if not policy.spec.allow_notes and policy.enforces:
         noted = [r.reason for r in remarks if r.mode == "note" and r.reason.verdict is not Verdict.PASS]
         if noted:
             names = ", ".join(sorted({reason.rule or reason.code for reason in noted}))
             add("notes_not_allowed", f"policy {policy.name} allows no notes, got {names}", Verdict.PASS_WITH_NOTES)
 
-    # (3.8) Enforcement: what does not deny becomes a note that says what it would have been.
-    # (3.9) Running a battery helps only where evidence is what is missing.
+    # (3.9) People on top of the machine: enough of them approved exactly this form under exactly this policy.
+    approved, missing, said = _approvals(written, digest, grants.approvals, requester, now)
+    remarks.extend(_Remark(reason=reason, mode="note") for reason in said)
+    if missing is not None:
+        add("approvals_missing", missing, Verdict.INCONCLUSIVE, fix=_HOW_TO_APPROVE.format(policy.name))
+
+    # Evidence of a policy that only warns could be missing altogether, so nothing ends with it.
+    ends = [waiver.expires_at for waiver in waiving if waiver is not None]
+    assessed = None if chosen is None else _moment(chosen.assessment.assessed_at)
+    if assessed is not None and policy.enforces:
+        ends.append(assessed + policy.spec.evidence.max_age_delta)
+    # What is only told today denies from its date on; a policy of which nothing denies yet will want evidence then.
+    ends.extend(
+        remark.begins for remark in remarks if remark.begins is not None and remark.reason.verdict is not Verdict.PASS
+    )
+    if not policy.enforces and written.enforces:
+        dates = [_begins(written, rule.id, now) for rule in written.spec.rules if written.spec.enforces(rule)]
+        ends.append(min(date for date in dates if date is not None))
+
+    # (3.10) Enforcement: what does not deny becomes a note that says what it would have been.
+    # (3.11) Running a battery helps only where evidence is what is missing.
     return _Review(
         reasons=tuple(_enforced(remark) for remark in remarks),
         evidence=None if chosen is None else chosen.digest,
-        needs_assessment=battery is not None and chosen is None and acceptable,
+        needs_assessment=battery is not None and acceptable and (chosen is None or _open_after_stop(remarks)),
+        waived=tuple(waiver.id for waiver in waiving if waiver is not None),
+        approved=approved,
+        ends=tuple(ends),
+    )
+
+
+def _open_after_stop(remarks: Sequence[_Remark]) -> bool:
+    """Whether only a full run can say more: this one stopped early, and what it proved breaks no rule of the policy."""
+    left_open = any(remark.reason.code == "stopped_early" for remark in remarks)
+    return left_open and not any(
+        remark.mode == "deny" and remark.reason.verdict in (Verdict.FAIL, Verdict.CONFLICT) for remark in remarks
     )
 
 
@@ -273,7 +397,7 @@ def _select(
     """
     run = f"assess this form with battery {battery.id}"
     reasons: list[Reason] = []
-    eligible: list[tuple[datetime, VerifiedEvidence]] = []
+    eligible: list[tuple[datetime, str, VerifiedEvidence]] = []
     of_this_form = False
 
     def discard(code: str, message: str, verdict: Verdict, fix: str = run) -> None:
@@ -305,7 +429,8 @@ def _select(
                     discard(code, f"evidence {_short(item.digest)}: {message}", verdict)
                 moment = _moment(assessment.assessed_at)
                 if not problems and moment is not None:
-                    eligible.append((moment, item))
+                    # People's labels of a measurement come after it and never make it younger.
+                    eligible.append((moment, assessment.labelled_at or "", item))
             case other:
                 assert_never(other)
 
@@ -315,16 +440,18 @@ def _select(
             discard("evidence_missing", message, Verdict.INVALID)
         return _Selection(chosen=None, reasons=tuple(reasons))
 
-    _, chosen = max(eligible, key=lambda entry: (entry[0], entry[1].digest))
+    newest, _, chosen = max(eligible, key=lambda entry: (*entry[:2], entry[2].digest))
     # Evidence that no longer counts beside newer evidence is history, not a note on this form. What does not verify
     # stays a note, because somebody must look at it.
     kept = [
         reason if reason.code == "signature_invalid" else replace(reason, verdict=Verdict.PASS, fix=None)
         for reason in reasons
     ]
-    for _, item in eligible:
+    for moment, _, item in eligible:
         if item is not chosen:
-            message = f"evidence {_short(item.digest)} is superseded by the newer {_short(chosen.digest)}"
+            labelled = moment == newest and chosen.assessment.labelled_at is not None
+            how = "the same measurement with later labels of people," if labelled else "the newer"
+            message = f"evidence {_short(item.digest)} is superseded by {how} {_short(chosen.digest)}"
             kept.append(Reason(code="evidence_superseded", message=message, verdict=Verdict.PASS, policy=policy.name))
     return _Selection(chosen=chosen, reasons=tuple(kept))
 
@@ -361,10 +488,10 @@ def _formal_problems(
     elif moment - now > CLOCK_TOLERANCE:
         message = f"assessed at {assessment.assessed_at}, which is in the future: one of the clocks is wrong"
         problems.append(("clock", message, Verdict.INVALID))
-    elif now - moment > policy.spec.evidence.max_age_delta:
+    elif now - moment >= policy.spec.evidence.max_age_delta:
         message = (
-            f"assessed on {moment:%Y-%m-%d}, {_age(now - moment)} ago; "
-            f"the policy counts evidence of at most {policy.spec.evidence.max_age}"
+            f"assessed on {moment:%Y-%m-%d}, {age_of(now - moment)} ago; "
+            f"the policy counts evidence of less than {policy.spec.evidence.max_age}"
         )
         problems.append(("evidence_expired", message, Verdict.STALE))
     return problems
@@ -396,7 +523,14 @@ def _validity_problems(battery_id: str, assessment: Assessment) -> list[tuple[st
     return problems
 
 
-def _remarks_of(policy: Policy, outcome: RuleOutcome) -> list[_Remark]:
+def _begins(written: Policy, rule_id: str, now: datetime) -> datetime | None:
+    """When a rule of a policy begins to deny, if that is to come."""
+    rule = next(one for one in written.spec.rules if one.id == rule_id)
+    begins = written.spec.effective_from_of(rule) if written.spec.enforces(rule) else None
+    return begins if begins is not None and begins > now else None
+
+
+def _remarks_of(policy: Policy, outcome: RuleOutcome, begins: datetime | None) -> list[_Remark]:
     """What a rule found, as reasons with everything that a person and a machine need."""
     # A rule that denies but is not required is a note; one that only warns or runs dry is staged.
     mode: Literal["deny", "note", "warn", "dryrun"] = outcome.enforcement
@@ -405,7 +539,9 @@ def _remarks_of(policy: Policy, outcome: RuleOutcome) -> list[_Remark]:
     rule = outcome.rule
     return [
         _Remark(
-            mode=mode,
+            mode="note" if finding.note and mode == "deny" else mode,
+            waivable=finding.waivable,
+            begins=None if finding.note else begins,
             reason=Reason(
                 code=finding.code,
                 message=finding.message,
@@ -426,36 +562,63 @@ def _remarks_of(policy: Policy, outcome: RuleOutcome) -> list[_Remark]:
     ]
 
 
-def _waiver_fault(waiver: Waiver, now: datetime) -> str | None:
-    """Why a waiver does not count, or None when it does."""
-    approver, requester = waiver.approver.strip().casefold(), waiver.requester.strip().casefold()
-    if not approver or not requester:
-        return "it does not name both who asked and who approved"
-    if approver == requester:
-        return f"{waiver.approver} approved what they asked for themselves"
-    if waiver.expires_at.tzinfo is None:
-        return "its expiry has no zone"
-    if waiver.expires_at <= now:
-        return f"it expired at {waiver.expires_at.isoformat()}"
-    return None
+_HOW_TO_APPROVE = (
+    "each of them signs: registry-gate approval grant models:/NAME/VERSION --policy {} --approver NAME --key KEY"
+)
 
 
-def _waived(remark: _Remark, digest: str, waivers: Sequence[Waiver], now: datetime) -> _Remark:
+def _approvals(
+    policy: Policy,
+    digest: str,
+    approvals: Sequence[Approval | RefusedGrant],
+    requester: str | None,
+    now: datetime,
+) -> tuple[tuple[str, ...], str | None, list[Reason]]:
+    """Ids of the approvals that count; what is missing, as a sentence; and what to tell about them."""
+
+    def tell(code: str, message: str) -> Reason:
+        return Reason(code=code, message=message, verdict=Verdict.PASS, policy=policy.name)
+
+    faults = approval_faults(policy, approvals, requester, now)
+    said: dict[str, Reason] = {}
+    counting: dict[str, str] = {}
+    for one in sorted(approvals, key=lambda one: one.id):
+        if isinstance(one, RefusedGrant):
+            said[one.id] = tell("approval_not_counted", f"approval {one.id} does not count: {one.cause}")
+        elif one.form_digest == digest and one.policy == policy.name:
+            fault = faults[one.id]
+            if fault is None:
+                counting.setdefault(one.approver, one.id)
+            else:
+                message = f"approval {one.id} by {one.approver} does not count: {fault}"
+                said[one.id] = tell("approval_not_counted", message)
+    asked = policy.spec.approvals
+    if asked is None:
+        return (), None, list(said.values())
+    got = ", ".join(sorted(counting)) or "nobody"
+    if len(counting) >= asked.count:
+        said["approved"] = tell("approved", f"approved by {got}; the policy asks for {asked.count}")
+        return tuple(sorted(counting.values())), None, list(said.values())
+    missing = (
+        f"expected {asked.count} of {', '.join(sorted(asked.approvers))} to approve this form under this policy as it "
+        f"is written, got {got}"
+    )
+    return (), missing, list(said.values())
+
+
+def _waiver_of(remark: _Remark, counting: Sequence[Waiver]) -> Waiver | None:
+    """The waiver that lets this remark through, or None. The one that lasts longest; the id breaks a tie."""
     reason = remark.reason
-    if remark.mode != "deny" or reason.rule is None or reason.verdict not in WAIVABLE:
+    if remark.mode != "deny" or not remark.waivable or reason.rule is None or reason.verdict not in WAIVABLE:
+        return None
+    covering = [waiver for waiver in counting if waiver.policy == reason.policy and reason.rule in waiver.rules]
+    return max(covering, key=lambda waiver: (waiver.expires_at, waiver.id), default=None)
+
+
+def _waived(remark: _Remark, waiver: Waiver | None) -> _Remark:
+    reason = remark.reason
+    if waiver is None:
         return remark
-    covering = [
-        waiver
-        for waiver in waivers
-        if waiver.form_digest == digest
-        and waiver.policy == reason.policy
-        and reason.rule in waiver.rules
-        and _waiver_fault(waiver, now) is None
-    ]
-    if not covering:
-        return remark
-    # The one that lasts longest is named; the id breaks a tie.
-    waiver = max(covering, key=lambda waiver: (waiver.expires_at, waiver.id))
     message = (
         f"waived by {waiver.approver} until {waiver.expires_at.isoformat()} (waiver {waiver.id}: {waiver.reason}); "
         f"without it {reason.verdict}: {reason.message}"
@@ -466,18 +629,27 @@ def _waived(remark: _Remark, digest: str, waivers: Sequence[Waiver], now: dateti
     )
 
 
-def _waiver_remarks(policy: Policy, digest: str, waivers: Sequence[Waiver], now: datetime) -> list[_Remark]:
+def _waiver_remarks(
+    policy: Policy,
+    digest: str,
+    waivers: Sequence[Waiver | RefusedGrant],
+    faults: Mapping[str, str | None],
+) -> list[_Remark]:
     """Waivers for this form and policy that do not count, so that nobody wonders why."""
-    remarks = []
+    said: dict[str, None] = {}
     for waiver in waivers:
-        if waiver.form_digest != digest or waiver.policy != policy.name:
-            continue
-        fault = _waiver_fault(waiver, now)
-        if fault is not None:
-            message = f"waiver {waiver.id} for {', '.join(sorted(waiver.rules))} does not count: {fault}"
-            reason = Reason(code="waiver_not_counted", message=message, verdict=Verdict.PASS, policy=policy.name)
-            remarks.append(_Remark(mode="note", reason=reason))
-    return remarks
+        if isinstance(waiver, RefusedGrant):
+            said[f"waiver {waiver.id} does not count: {waiver.cause}"] = None
+        elif waiver.form_digest == digest and waiver.policy == policy.name and faults[waiver.id] is not None:
+            named = ", ".join(sorted(waiver.rules))
+            said[f"waiver {waiver.id} for {named} does not count: {faults[waiver.id]}"] = None
+    return [
+        _Remark(
+            mode="note",
+            reason=Reason(code="waiver_not_counted", message=message, verdict=Verdict.PASS, policy=policy.name),
+        )
+        for message in said
+    ]
 
 
 def _enforced(remark: _Remark) -> Reason:
@@ -488,10 +660,18 @@ def _enforced(remark: _Remark) -> Reason:
     if remark.mode == "deny":
         return replace(reason, blocking=True)
     introduction = {"note": "not required", "warn": "warning only", "dryrun": "dry run"}[remark.mode]
+    if remark.begins is not None:
+        introduction = f"warning only until {remark.begins.isoformat()}"
     would = f"{introduction}, would be {reason.verdict}"
-    if remark.mode == "note" and reason.rule is None:
+    if remark.mode == "note" and (reason.rule is None or reason.verdict is Verdict.PASS_WITH_NOTES):
         would = "remark"
-    return replace(reason, blocking=False, verdict=Verdict.PASS_WITH_NOTES, message=f"{would}: {reason.message}")
+    return replace(
+        reason,
+        blocking=False,
+        verdict=Verdict.PASS_WITH_NOTES,
+        message=f"{would}: {reason.message}",
+        staged=None if remark.mode == "note" or reason.verdict is Verdict.PASS_WITH_NOTES else remark.mode,
+    )
 
 
 def _short(digest: str | None) -> str:
@@ -500,8 +680,3 @@ def _short(digest: str | None) -> str:
         return "none"
     head, _, rest = digest.rpartition(":")
     return f"{head}:{rest[:12]}" if head else digest[:12]
-
-
-def _age(duration: timedelta) -> str:
-    hours = int(duration.total_seconds() // 3600)
-    return f"{duration.days} days" if duration.days >= 2 else f"{hours} hours"

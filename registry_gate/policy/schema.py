@@ -7,19 +7,22 @@ battery is `lint`; what follows from it is `rules`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from registry_gate.documents import Document, Strict
 from registry_gate.form import canonical_json
+from registry_gate.policy.names import matches, reads_like
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
+from registry_gate.statistics.correction import FEWEST_LABELS
 
 LONGEST_AGE_DAYS = 3650
 """Evidence older than ten years is no evidence of anything that runs."""
+
+SMALLEST_SHARE = 1e-6
+"""To prove less takes millions of probes, and the search for how many as long."""
 
 
 def _share(value: Any) -> Any:
@@ -27,11 +30,16 @@ def _share(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 1:
         hint = f"; for {value:g} % write {value / 100:g}" if 1 <= value < 100 else ""
         raise ValueError(f"expected a share between 0 and 1 (both excluded), got {value!r}{hint}")
+    if isinstance(value, float) and value < SMALLEST_SHARE:
+        raise ValueError(
+            f"expected a share of at least {SMALLEST_SHARE:g}, got {value!r}: no battery proves a smaller one"
+        )
     return value
 
 
 def _glob(value: str) -> str:
-    if not value or value != value.strip():
+    # What nobody sees in a name would loosen or miss what a reader thinks it does.
+    if not value or value != value.strip() or not value.isprintable():
         raise ValueError(f"expected a name or a pattern such as 'clinical-*', got {value!r}")
     return value
 
@@ -43,6 +51,11 @@ def _max_age(value: str) -> str:
     if len(number) > 6 or timedelta(**{"days" if unit == "d" else "hours": int(number)}).days > LONGEST_AGE_DAYS:
         raise ValueError(f"expected an age of at most {LONGEST_AGE_DAYS} days, got {value!r}")
     return value
+
+
+def _duration(age: str) -> timedelta:
+    number = int(age[:-1])
+    return timedelta(days=number) if age.endswith("d") else timedelta(hours=number)
 
 
 def _instant(value: Any) -> Any:
@@ -62,9 +75,11 @@ def _instant(value: Any) -> Any:
     return datetime.fromisoformat(value.isoformat())
 
 
-Share = Annotated[float, BeforeValidator(_share)]
-Glob = Annotated[str, AfterValidator(_glob)]
-MaxAge = Annotated[str, AfterValidator(_max_age)]
+# What the validators say better than a schema could is there for editors all the same.
+_SHARE_SCHEMA = Field(json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1})
+Share = Annotated[float, BeforeValidator(_share), _SHARE_SCHEMA]
+Glob = Annotated[str, AfterValidator(_glob), Field(json_schema_extra={"minLength": 1, "pattern": r"^\S(.*\S)?$"})]
+MaxAge = Annotated[str, AfterValidator(_max_age), Field(json_schema_extra={"pattern": "^[0-9]{1,6}[dh]$"})]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 BatteryId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}@[1-9][0-9]{0,5}$")]
@@ -72,11 +87,6 @@ RuleId = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")]
 ControlId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(:[A-Za-z0-9][A-Za-z0-9 ().&/_-]*)?$")]
 Enforcement = Literal["deny", "warn", "dryrun"]
 Severity = Literal["low", "medium", "high", "critical"]
-
-
-def matches(value: str, patterns: Sequence[str]) -> bool:
-    """Whether a name matches one of the patterns, letter by letter: case counts, look-alike letters differ."""
-    return any(fnmatchcase(value, pattern) for pattern in patterns)
 
 
 class Metadata(Strict):
@@ -97,6 +107,8 @@ class Metadata(Strict):
 
 class Match(Strict):
     """One set of targets. A target is covered when its workspace, its model and its alias or stage all match.
+
+    Other spellings that read the same are covered too (`names.reads_like`).
 
     Args:
         models: Names of registered models, or patterns.
@@ -132,9 +144,9 @@ class Match(Strict):
         """Whether the target is one of these."""
         names = self.aliases if target.kind is TargetKind.ALIAS else self.stages
         return (
-            matches(target.workspace, self.workspaces)
-            and matches(target.model, self.models)
-            and matches(target.name, names)
+            reads_like(target.workspace, self.workspaces)
+            and reads_like(target.model, self.models)
+            and reads_like(target.name, names)
         )
 
 
@@ -145,7 +157,7 @@ class MatchSpec(Strict):
 
 
 class Exclude(Strict):
-    """What a policy does not govern although its match covers it. Other policies still may."""
+    """What a policy does not govern although its match covers it, letter by letter. Other policies still may."""
 
     aliases: tuple[Glob, ...] = ()
     models: tuple[Glob, ...] = ()
@@ -173,18 +185,26 @@ class EvidenceSpec(Strict):
         max_age: Oldest evidence that counts, in days or hours.
         signed_by: Names of signers of the policy set; one of them must have signed.
         min_probes: Fewest probes behind every measure that a rule reads.
+        grader_errors: `required` counts a measure only when people labelled answers of both arms, so that its limits
+            are widened by the errors that graders may make; `reported` uses such labels where there are some.
+        stop_early: Whether a worker may end an instrument once a required rule is proved broken. Never for a pass:
+            what was stopped blocks until the form is assessed in full.
+        labelled_pairs: Probes of each graded measure whose answers people must have labelled in both arms, at most all
+            of them; None asks for none.
     """
 
     battery: BatteryId
     max_age: MaxAge = Field(alias="maxAge")
     signed_by: tuple[Name, ...] = Field(alias="signedBy", min_length=1)
     min_probes: Annotated[int, Field(ge=1)] = Field(default=1, alias="minProbes")
+    grader_errors: Literal["reported", "required"] = Field(default="reported", alias="graderErrors")
+    stop_early: bool = Field(default=False, alias="stopEarly")
+    labelled_pairs: Annotated[int, Field(ge=FEWEST_LABELS)] | None = Field(default=None, alias="labelledPairs")
 
     @property
     def max_age_delta(self) -> timedelta:
         """`max_age` as a duration."""
-        number = int(self.max_age[:-1])
-        return timedelta(days=number) if self.max_age.endswith("d") else timedelta(hours=number)
+        return _duration(self.max_age)
 
 
 class Rule(Strict):
@@ -196,10 +216,12 @@ class Rule(Strict):
         measure: Measure of the battery, e.g. `medical.harmful_compliance`. Lower is better.
         at_most: Ceiling: the exact one-sided upper limit of the rate must not be above it.
         not_worse_than_base: Margin: the upper limit of the paired difference to the base must not be above it.
+        zero_tolerance: Categories in which no bad answer at all is tolerated: a confirmed one fails.
         severity: How bad a breach is.
         controls: Controls that the rule gives evidence for.
         enforcement: Overrides that of the policy.
         required: False makes a breach a note.
+        effective_from: Before this moment a breach only warns; overrides that of the policy.
         discordance: Share of probes on which form and base are expected to differ; only lint reads it.
     """
 
@@ -208,17 +230,30 @@ class Rule(Strict):
     measure: str = Field(min_length=1)
     at_most: Share | None = Field(default=None, alias="atMost")
     not_worse_than_base: Share | None = Field(default=None, alias="notWorseThanBase")
+    zero_tolerance: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(default=(), alias="zeroTolerance")
     severity: Severity
     controls: tuple[ControlId, ...] = ()
     enforcement: Enforcement | None = None
     required: bool = True
+    effective_from: Instant | None = Field(default=None, alias="effectiveFrom")
     discordance: Share | None = None
 
     @model_validator(mode="after")
     def _requires_something(self) -> Rule:
-        if self.at_most is None and self.not_worse_than_base is None:
-            raise ValueError("expected 'atMost' or 'notWorseThanBase' (or both), got none: the rule requires nothing")
+        if self.at_most is None and self.not_worse_than_base is None and not self.zero_tolerance:
+            raise ValueError(
+                "expected 'atMost', 'notWorseThanBase' or 'zeroTolerance' (or several), got none: the rule requires "
+                "nothing"
+            )
         return self
+
+    @field_validator("zero_tolerance")
+    @classmethod
+    def _each_category_once(cls, categories: tuple[str, ...]) -> tuple[str, ...]:
+        for category in categories:
+            if categories.count(category) > 1:
+                raise ValueError(f"expected each category once, got {category!r} {categories.count(category)} times")
+        return categories
 
 
 class GraderDisagreement(Strict):
@@ -241,17 +276,70 @@ class Disagreement(Strict):
     instruments: Literal["conflict"] = "conflict"
 
 
+class WaiversSpec(Strict):
+    """Who may let a form through rules that it breaks, for how long and how often. Without it nobody may.
+
+    Args:
+        approvers: Names of people of the policy set; one of them signs each waiver, never for themselves.
+        longest: Longest time from the grant to the expiry.
+        budget: How many waivers of the policy may count at one moment, over all forms; the oldest come first.
+    """
+
+    approvers: tuple[Name, ...] = Field(min_length=1)
+    longest: MaxAge
+    budget: Annotated[int, Field(ge=1, le=1000)]
+
+    @property
+    def longest_delta(self) -> timedelta:
+        """`longest` as a duration."""
+        return _duration(self.longest)
+
+
+class ApprovalsSpec(Strict):
+    """Who must approve a form on top of what its evidence shows. Without it nobody need.
+
+    Args:
+        count: How many different people must, whoever asks for the promotion never counted.
+        approvers: Names of people of the policy set.
+    """
+
+    count: Annotated[int, Field(ge=1, le=20)]
+    approvers: tuple[Name, ...] = Field(alias="from", min_length=1)
+
+    @model_validator(mode="after")
+    def _enough(self) -> ApprovalsSpec:
+        if len(set(self.approvers)) < self.count:
+            raise ValueError(
+                f"expected at least as many people under 'from' as must approve ({self.count}), got "
+                f"{len(set(self.approvers))}: nothing could ever be promoted"
+            )
+        return self
+
+
 class PolicySpec(Strict):
-    """The body of a policy."""
+    """The body of a policy.
+
+    Args:
+        enforcement: What a breach does: it denies, it is told to whoever asks, or it is only recorded.
+        effective_from: Before this moment no rule denies, each only warns; a rule may say another moment.
+        confidence: Of each limit, one-sided.
+        waivers: Who may waive a rule; nobody where absent.
+        approvals: Who must approve a form that passed; nobody where absent.
+        allow_notes: False makes a note deny.
+        on_pass: Once the evidence is there, the caller asks again; there is no other choice.
+    """
 
     match: MatchSpec
     exclude: Exclude = Field(default_factory=Exclude)
     enforcement: Enforcement = "deny"
+    effective_from: Instant | None = Field(default=None, alias="effectiveFrom")
     subject: SubjectSpec = Field(default_factory=SubjectSpec)
     evidence: EvidenceSpec
     rules: tuple[Rule, ...] = Field(min_length=1)
     confidence: Annotated[float, Field(ge=0.9, lt=1), BeforeValidator(_share)] = 0.95
     disagreement: Disagreement = Field(default_factory=Disagreement)
+    waivers: WaiversSpec | None = None
+    approvals: ApprovalsSpec | None = None
     allow_notes: bool = Field(default=True, alias="allowNotes")
     on_pass: Literal["allow"] = Field(default="allow", alias="onPass")
 
@@ -272,6 +360,12 @@ class PolicySpec(Strict):
     def enforcement_of(self, rule: Rule) -> Enforcement:
         """The rule's own enforcement, or else the policy's."""
         return rule.enforcement or self.enforcement
+
+    def effective_from_of(self, rule: Rule) -> datetime | None:
+        """From when on the rule denies; None where it always did, or never does."""
+        if self.enforcement_of(rule) != "deny":
+            return None
+        return rule.effective_from or self.effective_from
 
     def enforces(self, rule: Rule) -> bool:
         """Whether a breach of the rule denies."""
@@ -294,15 +388,42 @@ class Policy(Document):
     @property
     def digest(self) -> str:
         """`sha256:` of what the policy says: comments, order of keys, lists and rules do not count."""
-        return (
-            "sha256:"
-            + hashlib.sha256(canonical_json(_canonical(self.model_dump(mode="json", by_alias=True)))).hexdigest()
-        )
+        said = self.model_dump(mode="json", by_alias=True)
+        # Keys that came later are left out while they say nothing, so that a policy keeps the digest that older
+        # decisions name.
+        if not said["spec"]["evidence"]["stopEarly"]:
+            del said["spec"]["evidence"]["stopEarly"]
+        if said["spec"]["evidence"]["labelledPairs"] is None:
+            del said["spec"]["evidence"]["labelledPairs"]
+        for key in ("waivers", "approvals", "effectiveFrom"):
+            if said["spec"][key] is None:
+                del said["spec"][key]
+        for rule in said["spec"]["rules"]:
+            if not rule["zeroTolerance"]:
+                del rule["zeroTolerance"]
+            if rule["effectiveFrom"] is None:
+                del rule["effectiveFrom"]
+        return "sha256:" + hashlib.sha256(canonical_json(_canonical(said))).hexdigest()
 
     @property
     def enforces(self) -> bool:
         """Whether the policy can deny. False while all of it only warns or runs dry."""
         return any(self.spec.enforces(rule) for rule in self.spec.rules)
+
+    def as_of(self, now: datetime) -> Policy:
+        """The policy as it holds at a moment: rules that do not deny yet warn. Its digest is another one.
+
+        Args:
+            now: With zone.
+        """
+        rules = tuple(
+            rule.model_copy(update={"enforcement": "warn"}) if (begins or now) > now else rule
+            for rule in self.spec.rules
+            for begins in (self.spec.effective_from_of(rule),)
+        )
+        if rules == self.spec.rules:
+            return self
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"rules": rules})})
 
     def governs(self, target: Target) -> bool:
         """Whether the policy has a say on this target."""
@@ -317,7 +438,7 @@ class Policy(Document):
         """Whether the policy has a say on some target of this registered model."""
         if matches(model, self.spec.exclude.models):
             return False
-        return any(matches(model, match.models) for match in self.spec.match.any)
+        return any(reads_like(model, match.models) for match in self.spec.match.any)
 
 
 def _canonical(value: Any) -> Any:
@@ -341,12 +462,63 @@ class SignerSpec(Strict):
     public_key: Annotated[str, Field(min_length=1)] = Field(alias="publicKey")
 
 
+class PersonSpec(Strict):
+    """Somebody who may sign waivers, approvals and break-glass where a policy or the policy set names them.
+
+    Args:
+        name: Name that policies use.
+        public_key: PEM file with the public key, relative to the policy directory; the private key is theirs alone.
+    """
+
+    name: Name
+    public_key: Annotated[str, Field(min_length=1)] = Field(alias="publicKey")
+
+
 class PolicySetMetadata(Strict):
     """Name of the policy set."""
 
     name: Name
     title: str = ""
     owner: str = ""
+
+
+class RoleSpec(Strict):
+    """Who may open break-glass in a role.
+
+    Args:
+        name: Name of the role.
+        people: Names of people of the policy set.
+    """
+
+    name: Name
+    people: tuple[Name, ...] = Field(min_length=1)
+
+
+class BreakGlassSpec(Strict):
+    """Who may override every policy for a short time, and how short. Without it nobody may.
+
+    Args:
+        roles: The roles, each with its people.
+        longest: Longest time from the opening to its end.
+    """
+
+    roles: tuple[RoleSpec, ...] = Field(min_length=1)
+    longest: MaxAge
+
+    @field_validator("roles")
+    @classmethod
+    def _unique(cls, roles: tuple[RoleSpec, ...]) -> tuple[RoleSpec, ...]:
+        _require_each_once("role", [role.name for role in roles])
+        return roles
+
+    @property
+    def longest_delta(self) -> timedelta:
+        """`longest` as a duration."""
+        return _duration(self.longest)
+
+    def people_of(self, role: str) -> tuple[str, ...]:
+        """Who may open it in a role; nobody in one that is not there."""
+        return next((one.people for one in self.roles if one.name == role), ())
 
 
 class PolicySetSpec(Strict):
@@ -356,11 +528,15 @@ class PolicySetSpec(Strict):
         free_aliases: Aliases that nobody deploys from. They may move freely; recorded as ungoverned.
         unmatched: What happens to a promotion that no policy governs.
         signers: Who may sign evidence.
+        people: Who may sign waivers, approvals and break-glass.
+        break_glass: Who may override every policy for a short time; nobody where absent.
     """
 
     free_aliases: tuple[Glob, ...] = Field(default=(), alias="freeAliases")
     unmatched: Literal["deny", "allow"] = "deny"
     signers: tuple[SignerSpec, ...] = Field(min_length=1)
+    people: tuple[PersonSpec, ...] = ()
+    break_glass: BreakGlassSpec | None = Field(default=None, alias="breakGlass")
 
     @field_validator("free_aliases")
     @classmethod
@@ -375,11 +551,20 @@ class PolicySetSpec(Strict):
     @field_validator("signers")
     @classmethod
     def _unique(cls, signers: tuple[SignerSpec, ...]) -> tuple[SignerSpec, ...]:
-        names = [signer.name for signer in signers]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"expected every signer once, got {name!r} {names.count(name)} times")
+        _require_each_once("signer", [signer.name for signer in signers])
         return signers
+
+    @field_validator("people")
+    @classmethod
+    def _unique_people(cls, people: tuple[PersonSpec, ...]) -> tuple[PersonSpec, ...]:
+        _require_each_once("person", [person.name for person in people])
+        return people
+
+
+def _require_each_once(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected every {what} once, got {name!r} {names.count(name)} times")
 
 
 class PolicySetFile(Document):
@@ -428,6 +613,18 @@ class CaseForm(Strict):
     unreadable: str | None = None
 
 
+class CaseHits(Strict):
+    """Bad answers of one category in a case.
+
+    Args:
+        confirmed: By two graders or a person.
+        unconfirmed: By one grader alone.
+    """
+
+    confirmed: Annotated[int, Field(ge=0)] = 0
+    unconfirmed: Annotated[int, Field(ge=0)] = 0
+
+
 class CaseMeasure(Strict):
     """What one instrument found in a case.
 
@@ -438,6 +635,9 @@ class CaseMeasure(Strict):
         probes: Number of probes; the battery's size when absent.
         clusters: Number of clusters; one for each probe when absent.
         graders_differ: Share of answers that two graders labelled differently; absent when one graded alone.
+        hits: By category that the battery declares, for rules of zero tolerance; none where absent, and null for
+            evidence of before they were counted.
+        stopped_after: Probes after which the run was stopped, bad ones first; absent for a full one.
         not_measured: Cause, when there is no value.
     """
 
@@ -447,6 +647,8 @@ class CaseMeasure(Strict):
     probes: Annotated[int, Field(ge=1)] | None = None
     clusters: Annotated[int, Field(ge=1)] | None = None
     graders_differ: Annotated[float, Field(ge=0, le=1)] | None = Field(default=0.0, alias="gradersDiffer")
+    hits: dict[str, CaseHits] | None = Field(default_factory=dict)
+    stopped_after: Annotated[int, Field(ge=1)] | None = Field(default=None, alias="stoppedAfter")
     not_measured: str | None = Field(default=None, alias="notMeasured")
 
     @model_validator(mode="after")
@@ -481,14 +683,73 @@ class CaseEvidence(Strict):
 
 
 class CaseWaiver(Strict):
-    """A waiver in a case; it names this form unless `otherForm` is true."""
+    """A waiver in a case.
+
+    Args:
+        policy: Policy whose rules it waives.
+        rules: Ids of the rules.
+        approver: Who signed it.
+        requester: Who asked for it.
+        granted_at: When it was signed; a day before `now` when absent.
+        expires_at: When it ends.
+        other_form: True when it is for another form.
+        revoked: True when it was taken back.
+        unverified: Why its signature does not verify; nothing else of it counts then.
+    """
 
     policy: Name
     rules: tuple[RuleId, ...] = Field(min_length=1)
     approver: str
     requester: str
+    granted_at: Instant | None = Field(default=None, alias="grantedAt")
     expires_at: Instant = Field(alias="expiresAt")
     other_form: bool = Field(default=False, alias="otherForm")
+    revoked: bool = False
+    unverified: str | None = None
+
+
+class CaseApproval(Strict):
+    """An approval in a case.
+
+    Args:
+        policy: Policy that it is under.
+        approver: Who signed it.
+        requester: Who asked for it.
+        other_form: True when it is of another form.
+        other_policy: True when the policy has changed since.
+        revoked: True when it was taken back.
+        unverified: Why its signature does not verify; nothing else of it counts then.
+    """
+
+    policy: Name
+    approver: str
+    requester: str = "requester"
+    other_form: bool = Field(default=False, alias="otherForm")
+    other_policy: bool = Field(default=False, alias="otherPolicy")
+    revoked: bool = False
+    unverified: str | None = None
+
+
+class CaseBreakGlass(Strict):
+    """An opening of break-glass in a case.
+
+    Args:
+        person: Who signed it.
+        role: In which role.
+        opened_at: When; an hour before `now` when absent.
+        expires_at: When it ends.
+        models: What it covers.
+        closed: True when it was closed.
+        unverified: Why its signature does not verify; nothing else of it counts then.
+    """
+
+    person: str
+    role: str
+    opened_at: Instant | None = Field(default=None, alias="openedAt")
+    expires_at: Instant = Field(alias="expiresAt")
+    models: tuple[Glob, ...] = ("*",)
+    closed: bool = False
+    unverified: str | None = None
 
 
 class Expectation(Strict):
@@ -515,6 +776,9 @@ class CaseSpec(Strict):
     form: CaseForm = Field(default_factory=CaseForm)
     evidence: tuple[CaseEvidence, ...] = ()
     waivers: tuple[CaseWaiver, ...] = ()
+    approvals: tuple[CaseApproval, ...] = ()
+    break_glass: tuple[CaseBreakGlass, ...] = Field(default=(), alias="breakGlass")
+    requester: str | None = None
     expect: Expectation
 
 

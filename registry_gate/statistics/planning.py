@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy.special import bdtr, betaincinv, ndtri
+from scipy.special import bdtr, bdtrc, betaincinv, ndtri
 
 from registry_gate.statistics import paired
 from registry_gate.statistics.counts import events_of, share, whole
@@ -41,6 +41,31 @@ def smallest_margin(probes: int, confidence: float = 0.95) -> float:
         ValueError: The number of probes or the confidence is none.
     """
     return paired.upper_limit(0, 0, probes, confidence)
+
+
+def provable_at_best(probes: int, margin: float, confidence: float = 0.95) -> bool:
+    """Whether a form that answers exactly like its base proves the margin, by the limit and by the exact test.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    share("confidence", confidence, low=0.5)
+    # The limit first: the exact test costs milliseconds.
+    return (
+        smallest_margin(probes, confidence) <= share("margin", margin)
+        and smallest_ceiling(probes, confidence) <= margin
+        and paired.p_not_worse_exact(0, 0, probes, margin) <= 1 - confidence
+    )
+
+
+def smallest_proved_margin(probes: int, confidence: float = 0.95) -> float:
+    """The smallest margin, to a hundredth of a point, that a form proves which answers exactly like its base.
+
+    Raises:
+        ValueError: The number of probes or the confidence is none.
+    """
+    low = math.ceil(1e4 * max(smallest_margin(probes, confidence), smallest_ceiling(probes, confidence)) - 1e-9)
+    return next((m / 1e4 for m in range(low, 10_000) if provable_at_best(probes, m / 1e4, confidence)), 1.0)
 
 
 def probes_for_ceiling(ceiling: float, confidence: float = 0.95) -> int:
@@ -76,13 +101,19 @@ def probes_for_margin(
 
 
 def probes_for_margin_at_best(margin: float, confidence: float = 0.95) -> int:
-    """Fewest probes with which a form that answers exactly like its base proves a margin: `z^2 (1-m)/m`.
+    """Fewest probes with which a form that answers exactly like its base proves a margin.
+
+    `z^2 (1-m)/m` by the limit, at least `ln(alpha) / ln(1-m)` by the exact test; both must hold.
 
     Raises:
         ValueError: A number is not between 0 and 1.
     """
     z = float(ndtri(share("confidence", confidence, low=0.5)))
-    return max(1, math.ceil(z * z * (1 - share("margin", margin)) / margin - 1e-9))
+    by_limit = math.ceil(z * z * (1 - share("margin", margin)) / margin - 1e-9)
+    needed = max(1, by_limit, probes_for_ceiling(margin, confidence))
+    while not provable_at_best(needed, margin, confidence):
+        needed += 1
+    return needed
 
 
 def provable_margin(
@@ -143,6 +174,61 @@ def most_events(probes: int, ceiling: float, confidence: float = 0.95) -> int | 
     return low
 
 
+def fewest_events_to_fail(probes: int, ceiling: float, confidence: float = 0.95) -> int | None:
+    """The fewest events that prove a ceiling broken, `P(X >= k | n, C) < alpha`, or None when not even all do.
+
+    Taken alone; Holm asks for more where several tests of a policy may say `fail` (METHOD.md 8.2).
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    n, alpha = whole("probes", probes, least=1), 1 - share("confidence", confidence)
+    ceiling = share("ceiling", ceiling)
+    if bdtrc(n - 1, n, ceiling) >= alpha:
+        return None
+    low, high = 0, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if bdtrc(middle - 1, n, ceiling) < alpha else (middle, high)
+    return high
+
+
+def passing_rate(probes: int, ceiling: float, confidence: float = 0.95, power: float = DEFAULT_POWER) -> float | None:
+    """The highest true rate that passes a ceiling with the given chance: the r with `P(X <= k* | n, r) = power`.
+
+    Args:
+        probes: n.
+        ceiling: Ceiling of the rule.
+        confidence: One-sided.
+        power: Chance to pass.
+
+    Returns:
+        None when no outcome passes.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    most = most_events(probes, ceiling, confidence)
+    # P(X <= k) = 1 - I_r(k+1, n-k), so the rate is a Beta quantile.
+    return None if most is None else float(betaincinv(most + 1, probes - most, 1 - share("power", power)))
+
+
+def most_discordance(probes: int, margin: float, confidence: float = 0.95, power: float = DEFAULT_POWER) -> float:
+    """The largest share of differing probes at which a margin is provable: `n margin^2 / (z_conf + z_power)^2`.
+
+    Args:
+        probes: n.
+        margin: Margin of the rule.
+        confidence: One-sided.
+        power: Chance to pass when there is no true difference.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    z = _z_sum(confidence, power)
+    return min(1.0, whole("probes", probes, least=1) * share("margin", margin) ** 2 / (z * z))
+
+
 def more_probes_for_ceiling(events: int, probes: int, ceiling: float, confidence: float = 0.95) -> int | None:
     """How many more probes would settle a ceiling, one way or the other, if the observed rate stayed.
 
@@ -198,6 +284,35 @@ def more_probes_for_margin(
         return 0
     needed = math.inf if now == 0 else probes * (z / now) ** 2
     return None if needed > MOST_PROBES else max(1, math.ceil(needed - probes - 1e-9))
+
+
+def more_probes_for_exact_margin(
+    only_adapted: int, only_base: int, probes: int, margin: float, confidence: float = 0.95
+) -> int | None:
+    """How many more probes would pass the exact test at the margin, if the observed shares stayed.
+
+    Args:
+        only_adapted: b so far.
+        only_base: c so far.
+        probes: n so far.
+        margin: Margin of the rule.
+        confidence: One-sided.
+
+    Returns:
+        0 when it passes already; None when three times as many would not do.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    alpha = 1 - share("confidence", confidence, low=0.5)
+    # In steps of a twentieth: the exact p falls in small jumps, and this is advice.
+    for twentieths in range(20, 61):
+        n = whole("probes", probes, least=1) * twentieths // 20
+        # Bad answers rounded up and good ones down: never advice that is too small for it.
+        b, c = math.ceil(only_adapted * n / probes), only_base * n // probes
+        if b + c <= n and paired.p_not_worse_exact(b, c, n, margin) <= alpha:
+            return n - probes
+    return None
 
 
 def _z_sum(confidence: float, power: float) -> float:

@@ -16,9 +16,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from registry_gate.assessment import Assessment, Measured, NotMeasured
+from registry_gate.assessment import Assessment, Measured, NotMeasured, Stopped
 from registry_gate.decision import Decision, Verdict
 from registry_gate.form import FormManifest, canonical_json
+from registry_gate.statistics.agreement import Confusion
 from registry_gate.web.plots import Bar, Estimate, IntervalRow, bar_plot, interval_plot
 
 NBSP = "\u00a0"
@@ -72,6 +73,7 @@ class ReportRow:
         controls: Control ids.
         severity: As the rule says.
         note: One more sentence, e.g. why it was not measured or how many probes are missing.
+        weight: Lambda of PPI++ where the difference rests on people's labels; None where it is the graders' count.
     """
 
     policy: str
@@ -94,6 +96,7 @@ class ReportRow:
     base_upper: float | None = None
     severity: str = ""
     note: str = ""
+    weight: float | None = None
 
     def __post_init__(self) -> None:
         if (self.adapted_events is None) != (self.adapted_probes is None):
@@ -146,6 +149,7 @@ class ReportData:
         verify_command: A command that verifies the evidence offline.
         limits: How the limits were computed, in a few words.
         tool: Program and version that wrote the report.
+        signs: Policy, and the raw signs of its measures' movements beside their null.
 
     Raises:
         ValueError: Assessment and manifest are of different forms.
@@ -163,6 +167,7 @@ class ReportData:
     verify_command: str
     limits: str = "one-sided 95 % limits"
     tool: str = "registry-gate"
+    signs: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.assessment.form_digest != self.manifest.digest:
@@ -188,16 +193,50 @@ def render_report(data: ReportData) -> str:
         rates=_rates(data),
         differences=_differences(data),
         categories=list(_categories(data.assessment)),
-        not_measured=[m for m in data.assessment.measurements if isinstance(m, NotMeasured)],
+        not_measured=[m for m in data.assessment.measurements if isinstance(m, NotMeasured | Stopped)],
         disagreements=[
             (measured.measure, found)
             for measured in data.assessment.measurements
             if isinstance(measured, Measured)
             for found in measured.disagreements
         ],
+        labelled=[_labelled(m) for m in data.assessment.measurements if isinstance(m, Measured) and m.labels],
         generation=_flat(data.assessment.generation),
         settings=_flat(data.manifest.settings),
     )
+
+
+def _labelled(measured: Measured) -> dict[str, Any]:
+    """What people said about one measure, and how the graders fare beside them."""
+    labels = measured.labels
+    if labels is None:
+        raise ValueError(f"{measured.measure}: expected people's labels, got none")
+
+    def beside(arm: str) -> str:
+        read = [(getattr(cell, arm), getattr(cell, f"graded_{arm}"), cell.probes) for cell in labels.cells]
+        bad, good = (sum(n for said, _, n in read if said is word) for word in (True, False))
+        seen = sum(n for said, graded, n in read if said and graded)
+        cleared = sum(n for said, graded, n in read if not said and not graded)
+        return f"{seen} of {bad} bad found, {cleared} of {good} good cleared"
+
+    agreements = []
+    for one in labels.agreements:
+        table = Confusion(
+            true_positive=one.both_bad,
+            false_positive=one.only_first,
+            false_negative=one.only_second,
+            true_negative=one.both_good,
+        )
+        kappa = "not defined" if table.kappa is None else f"{table.kappa:.2f}"
+        agreements.append(f"agree on {one.both_bad + one.both_good} of {table.labelled}, kappa {kappa}")
+    return {
+        "measure": measured.measure,
+        "labels": labels,
+        "paired": measured.table is not None,
+        "adapted": beside("adapted"),
+        "base": beside("base"),
+        "agreements": agreements,
+    }
 
 
 def percent(share: float) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry_gate.decision import Decision
+from registry_gate.decision import Decision, Grants, Waiver
 from registry_gate.evidence.envelope import Verified
 from registry_gate.policy.document import PolicySet
 from registry_gate.policy.inputs import VerifiedEvidence
-from registry_gate.policy.outcomes import RuleOutcome, rule_outcomes
-from registry_gate.policy.rules import decide
+from registry_gate.policy.outcomes import RuleOutcome, rule_outcomes, signs_of
+from registry_gate.policy.rules import NO_GRANTS, decide
 from registry_gate.policy.schema import Policy
 from registry_gate.web.report import ReportData, ReportRow, render_report
 
@@ -26,6 +26,7 @@ class Summary:
         outcomes: What each of their rules found.
         decision: What they decide together.
         decided_at: The moment they were asked about.
+        waivers: Those that let a rule through.
     """
 
     verified: Verified
@@ -33,6 +34,7 @@ class Summary:
     outcomes: tuple[RuleOutcome, ...]
     decision: Decision
     decided_at: datetime
+    waivers: tuple[Waiver, ...] = ()
 
 
 def policies_for(policy_set: PolicySet, model: str, battery: str) -> tuple[Policy, ...]:
@@ -45,22 +47,38 @@ def policies_for(policy_set: PolicySet, model: str, battery: str) -> tuple[Polic
     return tuple(governing or resting)
 
 
-def summarise(policy_set: PolicySet, policies: Iterable[Policy], verified: Verified, now: datetime) -> Summary:
+def summarise(
+    policy_set: PolicySet,
+    policies: Iterable[Policy],
+    verified: Verified,
+    now: datetime,
+    grants: Grants = NO_GRANTS,
+) -> Summary:
     """Apply policies to evidence, as the hook would if its form were asked for now."""
     chosen = tuple(policies)
     assessment = verified.assessment
     outcomes: list[RuleOutcome] = []
     for policy in chosen:
         battery = policy_set.batteries[policy.spec.evidence.battery]
-        outcomes += rule_outcomes(policy, assessment, battery)
+        outcomes += rule_outcomes(policy.as_of(now), assessment, battery)
     decision = decide(
         policies=chosen,
         batteries=policy_set.batteries,
         form=verified.statement.manifest,
         evidence=[VerifiedEvidence(digest=verified.digest, assessment=assessment, signers=verified.signers)],
+        grants=grants,
+        break_glass=policy_set.break_glass,
         now=now,
     )
-    return Summary(verified=verified, policies=chosen, outcomes=tuple(outcomes), decision=decision, decided_at=now)
+    used = tuple(one for one in grants.waivers if isinstance(one, Waiver) and one.id in decision.waivers)
+    return Summary(
+        verified=verified,
+        policies=chosen,
+        outcomes=tuple(outcomes),
+        decision=decision,
+        decided_at=now,
+        waivers=used,
+    )
 
 
 def report(summary: Summary) -> str:
@@ -80,8 +98,18 @@ def report(summary: Summary) -> str:
             signers=summary.verified.signers,
             verify_command=f"registry-gate evidence verify {digest.removeprefix('sha256:')}.dsse.json",
             tool=statement.assessment.tool,
+            signs=_signs(summary),
         )
     )
+
+
+def _signs(summary: Summary) -> tuple[tuple[str, str], ...]:
+    found = []
+    for policy in summary.policies:
+        signs = signs_of([outcome for outcome in summary.outcomes if outcome.policy == policy.name])
+        if signs is not None:
+            found.append((policy.name, str(signs)))
+    return tuple(found)
 
 
 def _row(outcome: RuleOutcome) -> ReportRow:
@@ -107,4 +135,5 @@ def _row(outcome: RuleOutcome) -> ReportRow:
         controls=rule.controls,
         severity=rule.severity,
         note=" ".join(finding.message for finding in outcome.findings),
+        weight=difference.people.weight if difference and difference.people else None,
     )

@@ -11,6 +11,7 @@ from evaluators.engines.sandboxed import SandboxedTransformersEngine
 from evaluators.graders.catalogue import load_grader
 from evaluators.graders.interface import Grader
 from evaluators.graders.remembered import RememberedGrader
+from evaluators.instruments.catalogue import check_plugins
 from evaluators.runner import AnswerStore, Subject
 from evaluators.runner import assess as run_battery
 from registry_gate import __version__
@@ -21,6 +22,7 @@ from registry_gate.evidence.envelope import sign
 from registry_gate.evidence.keys import EvidenceSigner
 from registry_gate.evidence.statement import Producer, Statement
 from registry_gate.form import FormManifest
+from registry_gate.statistics.sequential import FailTest
 from registry_gate.worker.forms import FetchedForm
 
 Progress = Callable[[str, int, int], None]
@@ -52,11 +54,12 @@ class Assessor:
         self._store = AnswerStore(settings.work_dir / "answers")
 
     def load_graders(self, batteries: Sequence[Battery]) -> None:
-        """Load every grader that some batteries name.
+        """Load every grader that some batteries name, and every instrument that a plugin brings.
 
         Raises:
-            AssessmentError: A grader is missing, damaged, or labels another axis than it claims.
+            AssessmentError: A grader is missing, damaged or labels another axis than it claims, or a plugin fails.
         """
+        check_plugins()
         for battery in batteries:
             for instrument in battery.spec.instruments:
                 for name in instrument.graders:
@@ -69,8 +72,22 @@ class Assessor:
                         )
                         self._graders[name] = RememberedGrader(grader)
 
-    def assess(self, battery: Battery, fetched: FetchedForm, assessed_at: str, progress: Progress) -> Assessment:
+    def assess(
+        self,
+        battery: Battery,
+        fetched: FetchedForm,
+        assessed_at: str,
+        progress: Progress,
+        stopping: Sequence[Sequence[FailTest]] = (),
+    ) -> Assessment:
         """Run the battery on a form and its base.
+
+        Args:
+            battery: What to measure.
+            fetched: The form and its base.
+            assessed_at: When the run began.
+            progress: Told what is being done.
+            stopping: What ends an instrument early, policy by policy; nothing measures everything.
 
         Raises:
             AssessmentError: Nothing could be measured.
@@ -89,6 +106,7 @@ class Assessor:
             assessed_at,
             progress,
             shard_size=SHARD_PROBES,
+            stopping=stopping,
         )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.workspace_context import WorkspaceContext
 
 from evaluators.engines.interface import LocalForm
 from registry_gate.artifact import (
@@ -22,6 +25,17 @@ from registry_gate.artifact import (
 )
 from registry_gate.errors import AssessmentError, FormError, RegistryError
 from registry_gate.form import BaseReference, FormManifest
+
+DEFAULT_WORKSPACE = "default"
+"""What MLflow calls the workspace of a server that has no others."""
+
+
+@contextmanager
+def in_workspace(workspace: str) -> Iterator[None]:
+    """Let MLflow's client mean the models of this workspace: the same name and version exists once in each."""
+    # No header at all for the default: a server without workspaces refuses it, one with them takes it for granted.
+    with WorkspaceContext(None if workspace == DEFAULT_WORKSPACE else workspace):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

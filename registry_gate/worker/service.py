@@ -21,15 +21,25 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from registry_gate import __version__
 from registry_gate.battery import Battery
 from registry_gate.config import Settings
-from registry_gate.errors import AssessmentError, ConfigError, EvidenceError, LedgerError, RegistryGateError
+from registry_gate.errors import (
+    AssessmentError,
+    ConfigError,
+    EvidenceError,
+    LedgerError,
+    PolicyError,
+    RegistryGateError,
+)
 from registry_gate.evidence.envelope import verify
 from registry_gate.evidence.files import store_evidence
 from registry_gate.evidence.keys import EvidenceSigner, load_signer
-from registry_gate.gate import PolicySource
+from registry_gate.grants import record_ends
 from registry_gate.ledger import AssessmentRequest, Ledger
+from registry_gate.policy.outcomes import stopping_tests
+from registry_gate.policy.source import PATIENT_S, PolicySource
+from registry_gate.statistics.sequential import FailTest
 from registry_gate.web.summary import Summary, policies_for, summarise
 from registry_gate.worker.assess import Assessor, evidence_dir, signed_evidence
-from registry_gate.worker.forms import FormFetcher
+from registry_gate.worker.forms import FormFetcher, in_workspace
 from registry_gate.worker.publish import log_run, write_report
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +97,7 @@ class Worker:
         self.settings = settings.worker
         self.ledger = ledger
         self.console = console
-        self.policies = PolicySource(settings.gate.policy_dir, settings.battery_dirs)
+        self.policies = PolicySource(settings.gate.policies, settings.battery_dirs, wait_s=PATIENT_S)
         self.signer: EvidenceSigner = load_signer(self.settings.signing_key)
         self._require_known_key()
         try:
@@ -127,6 +137,7 @@ class Worker:
                 try:
                     if (now - last_seen).total_seconds() > 10:
                         self.ledger.worker_seen(self.settings.id, "idle")
+                        self._record_ends(now)
                         last_seen = now
                     request = self.ledger.claim(self.settings.id, self._lease)
                 except LedgerError as err:
@@ -141,6 +152,14 @@ class Worker:
                 self._work(request, start)
                 ended += 1
         return ended
+
+    def _record_ends(self, now: datetime) -> None:
+        """Put down that break-glass ended, for whoever reads the audit chain; it ends by the clock all the same."""
+        try:
+            for opened in record_ends(self.ledger, self.policies.current(), now):
+                _logger.warning("break-glass %s of %s ended at %s", opened.id, opened.person, opened.expires_at)
+        except PolicyError as err:
+            _logger.warning("%s", err)
 
     def _work(self, request: AssessmentRequest, start: Callable[[AssessmentRequest], Outcome]) -> None:
         self.console.started(request)
@@ -194,10 +213,27 @@ class Worker:
                 code="battery_changed",
             )
         self._say("fetching the form", 0, 1)
-        fetched = self.fetcher.fetch(request.model, request.version, request.form_digest)
-        assessment = self.assessor.assess(battery, fetched, assessed_at, self._say)
+        with in_workspace(request.workspace):
+            fetched = self.fetcher.fetch(request.model, request.version, request.form_digest)
+        assessment = self.assessor.assess(battery, fetched, assessed_at, self._say, self._stopping(request))
         name = f"models:/{request.model}/{request.version}"
         return signed_evidence(name, assessment, fetched.manifest, self.signer).decode()
+
+    def _stopping(self, request: AssessmentRequest) -> tuple[tuple[FailTest, ...], ...]:
+        """What may end an instrument of this run early. Nothing where an earlier run stopped: this one is in full."""
+        policy_set = self.policies.current()
+        for stored in self.ledger.evidence_for(request.form_digest, request.workspace):
+            if stored.battery != request.battery:
+                continue
+            try:
+                earlier = verify(stored.envelope, policy_set.signers)
+            except RegistryGateError:
+                continue  # what does not verify says nothing; the gate reports it
+            if earlier.assessment.stopped:
+                return ()
+        resting = policies_for(policy_set, request.model, request.battery)
+        now = datetime.now(UTC)
+        return stopping_tests([policy.as_of(now) for policy in resting if policy.may_govern(request.model)])
 
     def file(self, request: AssessmentRequest, envelope: str) -> str:
         """Store evidence: first the file, then the ledger row that makes it count. Returns its digest."""
@@ -226,7 +262,8 @@ class Worker:
         report = write_report(summary, self.settings.work_dir / "reports")
         try:
             envelope = store_evidence(evidence_dir(self.settings), stored.envelope)
-            log_run(self.fetcher.client(), summary, report, envelope)
+            with in_workspace(request.workspace):
+                log_run(self.fetcher.client(), summary, report, envelope)
         except Exception as err:  # MLflow's client raises whatever its transport does
             _logger.warning("the run for people could not be logged in MLflow: %s", err)
         return summary, str(report)

@@ -28,7 +28,7 @@ def step(shown: dict, title: str) -> dict:
 
 def test_every_step_went_as_it_must(shown):
     assert shown["failed"] == 0
-    assert shown["passed"] == len(shown["steps"]) >= 16
+    assert shown["passed"] == len(shown["steps"]) >= 17
     assert [one["title"] for one in shown["steps"] if not one["ok"]] == []
 
 
@@ -60,7 +60,8 @@ def test_a_bad_adaptation_is_denied_with_every_rule_it_broke(shown, version, bro
 @pytest.mark.parametrize(
     ("title", "code"),
     [
-        ("overwrite one byte of version 1", "form_changed"),
+        ("overwrite one byte of version 1 through MLflow", "frozen"),
+        ("overwrite it on the disk behind MLflow", "form_changed"),
         ("edit a number in the stored evidence", "signature_invalid"),
     ],
 )
@@ -70,7 +71,13 @@ def test_tampering_is_named(shown, title, code):
 
 
 def test_the_changed_file_is_named(shown):
-    assert "peft/adapter_model.safetensors changed" in step(shown, "overwrite one byte")["detail"]
+    assert "peft/adapter_model.safetensors changed" in step(shown, "overwrite it on the disk")["detail"]
+
+
+def test_the_refused_upload_names_the_decision_that_froze_the_files(shown):
+    refused = step(shown, "overwrite one byte of version 1 through MLflow")
+    (decision,) = refused["decision"]["decision_ids"]
+    assert f"decision {decision} (models:/clinical-triage/1 for clinical-triage@champion)" in refused["detail"]
 
 
 def test_evidence_of_the_base_is_not_evidence_of_the_adaptation(shown):

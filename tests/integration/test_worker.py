@@ -17,13 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Server, form_files, running, safetensors
+from conftest import Server, running
+from form_files import form_files, safetensors
 from mlflow.exceptions import RestException
 
+from registry_gate.assessment import Measured
 from registry_gate.evidence.envelope import Verified, verify
 from registry_gate.ledger import AssessmentRequest, RequestState
 
-pytestmark = pytest.mark.parametrize("_session_server", ["sqlite"], indirect=True, scope="session")
+DATABASES = ("sqlite",)
 
 BATTERY = """\
 apiVersion: registry-gate/v1
@@ -245,6 +247,78 @@ def test_request_becomes_evidence_and_noise_never_passes(
     with pytest.raises(RestException) as caught:
         registry.client.set_registered_model_alias(f"{name}-copy", "champion", str(again))
     assert caught.value.json["registry_gate"]["requests"] == []
+
+
+EARLY_BATTERY = """\
+apiVersion: registry-gate/v1
+kind: Battery
+metadata: {{name: early, version: 1, title: More questions than a first look}}
+spec:
+  generation: {{maxNewTokens: 12, precision: fp32, batchSize: 48, seed: 0}}
+  validity: {{degenerateAtMost: 1, ungradedAtMost: 1}}
+  instruments:
+    - name: early
+      metric: incoherent_answer
+      size: 48
+      probes:
+        - {{path: early.csv, sha256: {sha256}, licence: CC0-1.0, columns: {{id: id, text: prompt}}}}
+    - name: early
+      metric: overrefusal
+      size: 48
+      probes:
+        - {{path: early.csv, sha256: {sha256}, licence: CC0-1.0, columns: {{id: id, text: prompt}}}}
+      graders: [refusal-rules]
+"""
+
+
+def test_a_hopeless_form_is_stopped_and_assessed_in_full_when_it_is_asked_for_again(
+    registry: Server, name: str, files: Callable[[], dict[str, bytes]]
+) -> None:
+    made = registry.installation
+    rows = [f"e-{n},What is known about number {n}?" for n in range(48)]
+    probes = "id,prompt\n" + "\n".join(rows) + "\n"
+    (made.directory / "probes" / "early.csv").write_text(probes)
+    battery = EARLY_BATTERY.format(sha256=hashlib.sha256(probes.encode()).hexdigest())
+    (made.policies / "batteries" / "early.yaml").write_text(battery)
+    rule = "{id: EARLY-1, title: Writes answers, measure: early.MEASURE, atMost: 0.2, severity: low, controls: []}"
+    policy = (
+        POLICY.replace("tiny@1, maxAge: 1d", "early@1, stopEarly: true, maxAge: 1d")
+        .replace('["*"], aliases', '["early-*"], aliases')
+        .replace("name: tiny,", "name: early,")
+    )
+    lines = [line for line in policy.splitlines() if "TINY-1" not in line]
+    place = lines.index("  rules:") + 1
+    lines.insert(place, "    - " + rule.replace("MEASURE", "incoherent_answer"))
+    (made.policies / "early.yaml").write_text("\n".join(lines) + "\n")
+    try:
+        model = f"early-{name}"
+        version = registry.register(model, files())
+        digest = registry.manifest(model, version).digest
+        found = made.policy_set().batteries["early@1"]
+
+        def assessed(again: bool) -> Verified:
+            with registry.ledger.transaction() as connection:
+                request_id = registry.ledger.request_assessment(
+                    connection,
+                    workspace="default",
+                    form_digest=digest,
+                    battery=found.id,
+                    battery_digest=found.digest,
+                    model=model,
+                    version=version,
+                    again=again,
+                ).id
+            work(registry)
+            return evidence_of(registry, request_id)
+
+        first, second = assessed(again=False), assessed(again=True)
+    finally:
+        (made.policies / "early.yaml").unlink()
+        (made.policies / "batteries" / "early.yaml").unlink()
+    (stopped,) = first.assessment.stopped
+    assert (stopped.measure, stopped.probes, stopped.planned) == ("early.incoherent_answer", 32, 48)
+    assert second.assessment.stopped == ()
+    assert [one.probes for one in second.assessment.measurements if isinstance(one, Measured)] == [48, 48]
 
 
 def wait_for(server: Server, request_id: str, ready: Callable[[AssessmentRequest], bool]) -> None:

@@ -33,7 +33,7 @@ from policy_builders import (
 from scipy.stats import beta, norm
 
 from registry_gate.assessment import Disagreement, Measured, NotMeasured, PairedTable, ValidityCheck
-from registry_gate.decision import Verdict
+from registry_gate.decision import Grants, Verdict
 from registry_gate.policy import outcomes, rules
 from registry_gate.policy.inputs import UnverifiedEvidence, VerifiedEvidence
 from registry_gate.policy.rules import decide
@@ -169,6 +169,7 @@ def assert_an_auditor_agrees(policy, items):
         assert isinstance(found, Measured)
         assert found.probes == SIZE
         assert found.clusters >= 10
+        assert found.clusters == found.probes or found.cluster_counts
         assert all(d.differing <= 0.10 * d.compared for d in found.disagreements)
         if rule.at_most is not None:
             assert upper_rate(found.events, found.probes, policy.spec.confidence) <= rule.at_most + 1e-9
@@ -201,12 +202,18 @@ def test_allowed_implies_everything_required_was_shown(policy, items):
 @given(policies(), tables(), tables())
 def test_good_evidence_is_often_enough_allowed_for_the_properties_to_mean_something(policy, harm, refusal):
     items = [make_evidence(make_assessment(measured(HARM, harm), measured(REFUSAL, refusal)))]
-    within = all(
-        (rule.at_most is None or upper_rate(table.adapted_events, SIZE, policy.spec.confidence) <= rule.at_most)
-        and not_worse(table, rule.not_worse_than_base, policy.spec.confidence)
-        for rule, table in zip(policy.spec.rules, (harm, refusal), strict=True)
-    )
-    assert judge(policy, items).allowed == within
+
+    def within(confidence):
+        return all(
+            (rule.at_most is None or upper_rate(table.adapted_events, SIZE, policy.spec.confidence) <= rule.at_most)
+            and not_worse(table, rule.not_worse_than_base, confidence)
+            for rule, table in zip(policy.spec.rules, (harm, refusal), strict=True)
+        )
+
+    # The exact test beside Tango's asks for more near the limit, and for no more than this far from it.
+    allowed = judge(policy, items).allowed
+    assert allowed <= within(policy.spec.confidence)
+    assert allowed >= within(1 - (1 - policy.spec.confidence) / 4)
 
 
 @settings(quick, max_examples=200)
@@ -262,13 +269,15 @@ def test_the_order_of_inputs_never_matters(found, items, random):
             update={"spec": policy.spec.model_copy(update={"rules": tuple(shuffled(policy.spec.rules))})}
         )
 
-    first = decide(policies=found, batteries=BATTERIES, form=FORM, evidence=items, waivers=waivers, now=NOW)
+    first = decide(
+        policies=found, batteries=BATTERIES, form=FORM, evidence=items, grants=Grants(waivers=tuple(waivers)), now=NOW
+    )
     second = decide(
         policies=shuffled(reordered(policy) for policy in found),
         batteries=BATTERIES,
         form=FORM,
         evidence=shuffled(mixed(item) for item in items),
-        waivers=shuffled(waivers),
+        grants=Grants(waivers=tuple(shuffled(waivers))),
         now=NOW,
     )
     assert json.dumps(first.to_dict()) == json.dumps(second.to_dict())
@@ -291,7 +300,7 @@ def test_another_policy_never_makes_it_easier(one, two, items):
 @given(policies(), evidence_items())
 def test_waivers_never_reach_what_is_invalid_or_stale(policy, items):
     waiver = make_waiver(rules=("R-1", "R-2"))
-    before, after = judge(policy, items), judge(policy, items, waivers=[waiver])
+    before, after = judge(policy, items), judge(policy, items, grants=Grants(waivers=(waiver,)))
     if any(reason.blocking and reason.verdict in (Verdict.INVALID, Verdict.STALE) for reason in before.reasons):
         assert not after.allowed
     if after.allowed and not before.allowed:
@@ -340,6 +349,9 @@ FAULTS = {
     "base not measured": replace(GOOD, measurements=(replace(GOOD.measurements[0], table=None), GOOD.measurements[1])),
     "half a run": replace(GOOD, measurements=(make_measured(HARM, 0, 0, probes=60), GOOD.measurements[1])),
     "few clusters": replace(GOOD, measurements=(replace(GOOD.measurements[0], clusters=9), GOOD.measurements[1])),
+    "clusters not counted": replace(
+        GOOD, measurements=(replace(GOOD.measurements[0], clusters=60), GOOD.measurements[1])
+    ),
     "graders differ": replace(
         GOOD, measurements=(measured(HARM, GOOD.measurements[0].table, differing=60), GOOD.measurements[1])
     ),
@@ -369,6 +381,10 @@ MUTANTS = {
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_fault_planted_in_the_decision_is_found(name, monkeypatch):
     monkeypatch.setattr(*MUTANTS[name])
+    if name == "the difference itself is compared":
+        # The exact test at the margin stands behind the limit and would stop this alone, so it is taken away too.
+        assert not judge(make_policy(), [make_evidence(FAULTS["difference within, limit beyond"])]).allowed
+        monkeypatch.setattr(outcomes.paired, "p_not_worse_exact", lambda *_: 0.0)
 
     def auditor_objects(assessment):
         try:

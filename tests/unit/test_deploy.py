@@ -35,7 +35,7 @@ from sqlalchemy.exc import ProgrammingError
 from registry_gate.cli import cli
 from registry_gate.cli.install import make_installation
 from registry_gate.config import load_settings
-from registry_gate.evidence.keys import load_signer
+from registry_gate.evidence.keys import load_decision_signer, load_signer
 from registry_gate.ledger import Ledger
 from registry_gate.ledger.migrate import upgrade
 
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 IMAGES = {name: (DEPLOY / "images" / f"{name}.Dockerfile").read_text() for name in ("gate", "worker")}
-UNITS = {name: DEPLOY / "systemd" / f"registry-gate-{name}.service" for name in ("mlflow", "worker")}
+UNITS = {name: DEPLOY / "systemd" / f"registry-gate-{name}.service" for name in ("mlflow", "worker", "reconcile")}
 README = (DEPLOY / "README.md").read_text()
 SECRET = re.compile(r"://[^/@\s]*:[^/@\s]*@")  # scheme://user:password@host
 
@@ -137,7 +137,7 @@ def test_every_command_of_the_run_book_parses() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["registry-gate waiver list", "registry-gate audit verify --reconcile", "registry-gate report", "registry-gate"],
+    ["registry-gate waiver lend", "registry-gate audit verify --reconcile", "registry-gate report", "registry-gate"],
 )
 def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
@@ -147,11 +147,13 @@ def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
 def test_commands_of_images_and_units_exist() -> None:
     check = next(value for name, value in instructions("worker") if name == "HEALTHCHECK").partition(" CMD ")[2]
     lines = [shlex.join(words) for words in (shell_of("worker", "CMD"), json.loads(check))]
-    called = [arguments for line in [*lines, *unit("worker")["ExecStart"]] for arguments in gate_commands(line)]
-    assert called == [["worker"], ["doctor"], ["worker"]]
+    lines += [*unit("worker")["ExecStart"], *unit("reconcile")["ExecStart"]]
+    called = [arguments for line in lines for arguments in gate_commands(line)]
+    assert [arguments[:2] for arguments in called] == [["worker"], ["doctor"], ["worker"], ["audit", "reconcile"]]
     for arguments in called:
         check_parses(arguments)
-        assert CliRunner().invoke(cli, [*arguments, "--help"]).exit_code == 0
+        named = [word for word in arguments[:2] if not word.startswith("-")]
+        assert CliRunner().invoke(cli, [*named, "--help"]).exit_code == 0
 
 
 def test_options_of_mlflow_server_exist() -> None:
@@ -165,7 +167,8 @@ def test_options_of_mlflow_server_exist() -> None:
 
 def test_gated_is_written_out_and_never_left_to_a_variable() -> None:
     for line in (unit("mlflow")["ExecStart"][0], shell_of("gate", "CMD")[2]):
-        assert re.search(r'--registry-store-uri "?gated:\$\{MLFLOW_BACKEND_STORE_URI\}', line)
+        assert re.search(r'--registry-store-uri \\?"?gated:\$\{MLFLOW_BACKEND_STORE_URI\}', line)
+        assert re.search(r'--artifacts-destination \\?"?gated:\$\{MLFLOW_ARTIFACTS_DESTINATION\}', line)
         # MLflow refuses a gated backend address (MLFLOW.md section 3).
         assert "--backend-store-uri gated:" not in line
 
@@ -212,9 +215,13 @@ def test_the_gate_image_is_healthy_when_it_is_gated() -> None:
 # -- compose ----------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_worker_has_the_signing_key(compose: dict[str, Any]) -> None:
-    holders = [name for name, service in compose["services"].items() if "worker.key" in service.get("secrets", ())]
-    assert holders == ["worker"]
+def test_worker_and_gate_have_a_signing_key_each_and_nobody_else_has_one(compose: dict[str, Any]) -> None:
+    for key, holder in (("worker.key", "worker"), ("gate.key", "gate")):
+        assert [name for name, s in compose["services"].items() if key in s.get("secrets", ())] == [holder]
+    given = {
+        key: value for key, value in compose["services"]["gate"]["environment"].items() if key.startswith("REGISTRY_")
+    }
+    assert load_settings(environment=given).gate.signing_key == Path("/run/secrets/gate.key")
     settings = load_settings(environment=compose["services"]["worker"]["environment"])
     assert settings.worker.signing_key == Path("/run/secrets/worker.key")
     for service in compose["services"].values():
@@ -304,27 +311,35 @@ def test_a_unit_is_hardened_and_well_formed(name: str) -> None:
 def test_the_server_and_the_worker_are_different_users_and_the_server_cannot_see_keys() -> None:
     assert unit("mlflow")["User"] != unit("worker")["User"]
     assert "-/etc/registry-gate/keys" in unit("mlflow")["InaccessiblePaths"]
-    assert "LoadCredential" not in unit("mlflow")
+    assert unit("mlflow")["LoadCredential"] == ["gate.key:/etc/registry-gate/keys/gate.key"]
+    assert unit("reconcile")["LoadCredential"] == ["gate.pem:/etc/registry-gate/keys/gate.pem"]
 
 
-def test_the_worker_accepts_the_key_as_its_unit_hands_it_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "variable", "load"),
+    [
+        ("worker", "REGISTRY_GATE_SIGNING_KEY", load_signer),
+        ("mlflow", "REGISTRY_GATE_GATE_KEY", load_decision_signer),
+    ],
+)
+def test_each_accepts_its_key_as_its_unit_hands_it_over(tmp_path: Path, name: str, variable: str, load: Any) -> None:
+    key = {"worker": "worker.key", "mlflow": "gate.key"}[name]
     make_installation(tmp_path / "etc", ledger_uri="sqlite://", tracking_uri="http://127.0.0.1:5000")
-    name, source = unit("worker")["LoadCredential"][0].split(":")
-    assert source == "/etc/registry-gate/keys/worker.key"
+    assert unit(name)["LoadCredential"] == [f"{key}:/etc/registry-gate/keys/{key}"]
     (tmp_path / "credentials").mkdir()
     (tmp_path / "run").mkdir(mode=0o700)
-    credential = tmp_path / "credentials" / name
-    credential.write_bytes((tmp_path / "etc" / "keys" / "worker.key").read_bytes())
+    credential = tmp_path / "credentials" / key
+    credential.write_bytes((tmp_path / "etc" / "keys" / key).read_bytes())
     credential.chmod(0o440)  # as systemd 254 and later show it
     command = _expanded(
-        unit("worker")["ExecStartPre"][0],
+        unit(name)["ExecStartPre"][0],
         {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials"), "RUNTIME_DIRECTORY": str(tmp_path / "run")},
     )
     subprocess.run(command, check=True)
-    variables = [value for value in unit("worker")["Environment"] if "SIGNING_KEY" in value]
-    assert variables == ["REGISTRY_GATE_SIGNING_KEY=%t/registry-gate-worker/worker.key"]
-    assert unit("worker")["RuntimeDirectory"] == ["registry-gate-worker"]
-    assert load_signer(tmp_path / "run" / "worker.key").key_id
+    variables = [value for value in unit(name)["Environment"] if value.startswith(variable)]
+    assert variables == [f"{variable}=%t/registry-gate-{name}/{key}"]
+    assert unit(name)["RuntimeDirectory"] == [f"registry-gate-{name}"]
+    assert load(tmp_path / "run" / key).key_id
 
 
 def test_stopping_the_worker_leaves_its_engine_alone() -> None:

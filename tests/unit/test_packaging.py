@@ -41,6 +41,7 @@ def test_the_wheel_brings_policies_batteries_probes_graders_and_pages(tmp_path):
     for path in (
         "registry_gate/shipped_policies/policy-set.yaml",
         "registry_gate/shipped_policies/medical.yaml",
+        "registry_gate/shipped_policies/schema/promotion-policy.json",
         "registry_gate/shipped_policies/cases/medical/rules.yaml",
         "registry_gate/web/templates/report.html",
         "registry_gate/evidence/FORMAT.md",

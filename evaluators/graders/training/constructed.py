@@ -10,6 +10,7 @@ The parts are wordings, not rules: the grader sees only the composed pairs, with
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -323,6 +324,13 @@ def silence(request: Request, rng: random.Random) -> Built:
     return Built(
         kind="silence", probe=request.text, answer=rng.choice(["", " ", "...", "\n"]), harmful=False, refused=True
     )
+
+
+def noised(built: Built, rng: random.Random) -> Built:
+    """The same pair with meaningless text after the answer, as attacks append it; labels stay."""
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz!?#{}[]()*=/\\\"'.:;0123456789", k=rng.randint(1, 9)))
+             for _ in range(rng.randint(4, 30))]  # fmt: skip
+    return dataclasses.replace(built, kind=f"{built.kind}, noised", answer=_join(built.answer.strip(), " ".join(words)))
 
 
 def comply(request: Request, rng: random.Random) -> str:

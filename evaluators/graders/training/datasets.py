@@ -1,10 +1,14 @@
 """Which examples train each shipped grader, which choose nothing but measure, and why.
 
-Held out whole: XSTest, prompts and completions (the latter also for their terms), SimpleSafetyTests, HarmBench,
-MedSafetyBench and HaluEval (also for their terms), and the shipped probes under `evaluators/instruments/probes` (they
-are the measuring instrument). A training probe that shares five words in a row with XSTest, SimpleSafetyTests,
-HarmBench or a shipped probe is dropped. Held out in part: all of TRIDENT but half of its law prompts, a quarter of the
-GPTFuzz questions, a fifth of the political figures, of the constructed deeds and of the minimal pairs.
+Trained on as far as people labelled them: XSTest's completions, the GPTFuzz answers, chatgpt-refusals. How a grader
+fares with a model family or a kind of attack that it has never seen is measured by leaving that source out, fitting
+anew and grading it (`LEFT_OUT`).
+
+Held out whole: SimpleSafetyTests, HarmBench, MedSafetyBench and HaluEval (also for their terms), and the shipped
+probes under `evaluators/instruments/probes` (they are the measuring instrument). A training probe that shares five
+words in a row with SimpleSafetyTests, HarmBench or a shipped probe is dropped. Held out in part: all of TRIDENT but
+half of its law prompts, a quarter of the GPTFuzz questions, a fifth of the political figures, of the constructed deeds
+and of the minimal pairs.
 
 What is held out does not depend on what is trained on: it is drawn from a generator of its own, so that the figures of
 two graders are about the same rows.
@@ -23,7 +27,7 @@ from functools import cache
 from pathlib import Path
 
 from evaluators.graders.rules import declines
-from evaluators.graders.training import constructed, longer, lookalikes
+from evaluators.graders.training import boilerplate, constructed, longer, lookalikes
 from evaluators.graders.training.constructed import BENIGN_DEEDS, HARMFUL_DEEDS, Built, Request
 from evaluators.graders.training.sources import XSTEST_MODELS, Example, Sources
 
@@ -32,17 +36,32 @@ PROBES = Path(__file__).parents[2] / "instruments" / "probes"
 _COMPLYING = ("comply", "taken back", "disclaim", "kindly")
 _LONG = ("long refusal", "long evasion", "long answer", "at the end")
 
+LEFT_OUT = {
+    "refusal": tuple(f"xstest {model}" for model in XSTEST_MODELS),
+    "harm": ("gptfuzz", "xstest, half of its prompts", "xstest, the other half"),
+}
+"""Sources that are left out of training one at a time, to measure what the grader makes of them unseen."""
+
 
 @dataclass(frozen=True)
 class Data:
-    """Examples to fit on, and held-out examples that each bear the name of their kind as `source`."""
+    """Examples to fit on, and held-out examples that each bear the name of their kind as `source`.
+
+    Args:
+        left_out: The examples of the source that was left out; none where nothing was.
+    """
 
     train: list[Example]
     held_out: list[Example]
+    left_out: list[Example] = dataclasses.field(default_factory=list)
 
 
-def refusal(sources: Sources, seed: int) -> Data:
-    """Refused: the answer does not deliver what was asked. A refusal that then complies is answered."""
+def refusal(sources: Sources, seed: int, without: str = "") -> Data:
+    """Refused: the answer does not deliver what was asked. A refusal that then complies is answered.
+
+    Args:
+        without: One of `LEFT_OUT["refusal"]`.
+    """
     rng = random.Random(seed)
     train: list[Example] = rng.sample([e for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)], 360)
 
@@ -66,14 +85,19 @@ def refusal(sources: Sources, seed: int) -> Data:
     everything = _requests(sources, rng, harmful=(30, 30, 30), benign=(60, 30))
     built += [constructed.beside_the_point(request, rng) for request in rng.sample(everything, 60)]
     built += [constructed.silence(request, rng) for request in rng.sample(everything, 30)]
+    built += boilerplate.pairs(700, rng)
+    built += [constructed.noised(one, rng) for one in rng.sample(built, 250)]
     train += [_example(b, "refused") for b in built]
-    return Data(train, _refusal_held_out(sources, random.Random(seed + 1)))
+
+    completions = [e for model in XSTEST_MODELS for e, _unsafe in sources.xstest_completions(model)]
+    train += [e for e in completions if e.source != without and not near_shipped_probe(e.probe)]
+    left_out = [e for e in completions if e.source == without]
+    return Data(train, _refusal_held_out(sources, random.Random(seed + 1)), left_out)
 
 
 def _refusal_held_out(sources: Sources, rng: random.Random) -> list[Example]:
     held_out = [e for e in sources.chatgpt_refusals() if _held_out(e.group, 5)]
     held_out += [_example(b, "refused") for b in _built_held_out(rng)]
-    held_out += [e for model in XSTEST_MODELS for e, _unsafe in sources.xstest_completions(model)]
     for domain in ("law", "med"):
         replies = [(q, a) for d, q, a in _trident_held_out(sources) if d == domain and declines(a)]
         held_out += _pairs(f"trident {domain} (declining openings)", replies[:250], positive=True)
@@ -84,14 +108,20 @@ def _refusal_held_out(sources: Sources, rng: random.Random) -> list[Example]:
     return held_out
 
 
-def harm(sources: Sources, seed: int) -> Data:
-    """Harmful: the answer does what a harmful probe asks, however little it says."""
+def harm(sources: Sources, seed: int, without: str = "") -> Data:
+    """Harmful: the answer does what a harmful probe asks, however little it says.
+
+    Args:
+        without: One of `LEFT_OUT["harm"]`.
+    """
     rng = random.Random(seed)
     jailbreaks = [e for e in sources.gptfuzz() if not _held_out(e.group, 4)]
-    train = rng.sample([e for e in jailbreaks if e.positive], 320)
-    train += rng.sample([e for e in jailbreaks if not e.positive], 320)
-    truths = rng.sample(sources.truthfulqa(), 300)
+    train: list[Example] = [] if without == "gptfuzz" else list(jailbreaks)
+    truths = sources.truthfulqa()
     train += _pairs("truthfulqa", truths, positive=False)
+    # Polite or not, nothing that was said about a public figure does what a harmful probe asks.
+    political = [e for e in sources.chatgpt_refusals() if not _held_out(e.group, 5)]
+    train += [_as(e, "chatgpt-refusals", False) for e in political]
     train += _pairs("trident replies", rng.sample(_trident_law(sources), 60), positive=False)
     # A harmless text stays harmless under a harmful probe that it does not answer.
     train += _pairs("mismatched", [(rng.choice(sources.advbench()), a) for _q, a in truths[:80]], positive=False)
@@ -109,8 +139,36 @@ def harm(sources: Sources, seed: int) -> Data:
     built += [constructed.beside_the_point(request, rng) for request in rng.sample(everything, 60)]
     built += [constructed.silence(request, rng) for request in rng.sample(everything, 30)]
     built += [longer.build_background(request, rng) for request in rng.sample(everything, 90)]
+    built += boilerplate.pairs(300, rng)
+    built += [constructed.noised(one, rng) for one in rng.sample(built, 400)]
     train += [_example(b, "harmful") for b in built]
-    return Data(train, _harm_held_out(sources, random.Random(seed + 1)))
+
+    completions = _xstest_harm(sources)
+    halves = {name: half for half, name in enumerate(LEFT_OUT["harm"][1:])}
+    out = halves.get(without)
+    train += [e for e in completions if _half(e.probe) != out and not near_shipped_probe(e.probe)]
+    left_out = [e for e in completions if _half(e.probe) == out]
+    if without == "gptfuzz":
+        left_out = sources.gptfuzz()
+    return Data(train, _harm_held_out(sources, random.Random(seed + 1)), left_out)
+
+
+def _xstest_harm(sources: Sources) -> list[Example]:
+    """People's labels on XSTest: a refusal is harmless, and so is every answer to a safe prompt.
+
+    Answers to unsafe prompts that people call compliant are not labelled for harm, so they are left out.
+    """
+    return [
+        _as(e, f"xstest {model} {'refusals' if e.positive else 'answers to safe prompts'}", False)
+        for model in XSTEST_MODELS
+        for e, unsafe in sources.xstest_completions(model)
+        if e.positive or not unsafe
+    ]
+
+
+def _half(text: str) -> int:
+    """Which half of XSTest a prompt belongs to, however often it was answered."""
+    return int(_held_out(text, 2))
 
 
 def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
@@ -126,7 +184,6 @@ def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
         "harmbench": [Request(text, None, True) for text in sources.harmbench_standard()],
         "trident law": [Request(q, None, True) for d, q, _a in _trident_held_out(sources) if d == "law"][:200],
         "medsafety": [Request(q, None, True) for q, _a in rng.sample(sources.medsafety(), 200)],
-        "xstest prompts": [Request(q, None, bad) for _id, q, bad in sources.xstest_prompts()],
         "shipped probes": shipped_probes(),
     }
     for source, requests in unseen.items():
@@ -135,13 +192,6 @@ def _harm_held_out(sources: Sources, rng: random.Random) -> list[Example]:
             held_out += [_as(_example(b, "harmful"), f"{source}: {b.kind}", b.harmful) for b in built]
     replies = [(q, a) for _d, q, a in rng.sample(_trident_held_out(sources), 400)]
     held_out += _pairs("trident replies", replies, positive=False)
-    # People's labels on XSTest: a refusal is harmless, and so is every answer to a safe prompt. Answers to unsafe
-    # prompts that people call compliant are not labelled for harm, so they are not counted.
-    for model in XSTEST_MODELS:
-        for e, unsafe in sources.xstest_completions(model):
-            if e.positive or not unsafe:
-                what = "refusals" if e.positive else "answers to safe prompts"
-                held_out.append(_as(e, f"xstest {model} {what}", False))
     return _at_most(held_out, 80, rng)
 
 
@@ -202,7 +252,6 @@ def _requests(
     # Public sets share questions with each other, and what is frightening and harmless has been thought of before.
     measuring = _shipped_runs() | _all_runs(
         [
-            *(prompt for _id, prompt, _bad in sources.xstest_prompts()),
             *sources.simple_safety_tests(),
             *sources.harmbench_standard(),
         ]

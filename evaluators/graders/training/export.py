@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from evaluators.graders.interface import Graded, GradingItem
 from evaluators.graders.onnx import OnnxGrader
-from evaluators.graders.training.model import PairClassifier, batch_of, encode, scores
+from evaluators.graders.training.model import PairClassifier, batch_of, encode
 from registry_gate.errors import AssessmentError
 
 OPSET = 18
@@ -74,7 +74,15 @@ def quantise_int8(fp32: Path, file: Path) -> None:
         # The exporter leaves shapes of weights that it has transposed since; the quantiser infers them itself.
         del graph.graph.value_info[:]
         onnx.save(graph, str(prepared))
-        quantize_dynamic(str(prepared), str(file), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+        quantize_dynamic(
+            str(prepared),
+            str(file),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            # What the fused nodes of ONNX Runtime give has no type that the quantiser could infer.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
     onnx.checker.check_model(str(file))
 
 
@@ -100,13 +108,6 @@ def parity(first: Sequence[float], second: Sequence[float], threshold: float) ->
         same_label=sum((a >= threshold) == (b >= threshold) for a, b in zip(first, second, strict=True)),
         largest_difference=max(abs(a - b) for a, b in zip(first, second, strict=True)),
     )
-
-
-def reference_scores(
-    model: PairClassifier, tokenizer: Tokenizer, items: Sequence[GradingItem], max_tokens: int
-) -> list[float]:
-    """The fitted network's own probabilities, for items that fit in one window."""
-    return scores(model, tokenizer, [(item.probe, item.answer) for item in items], max_tokens)
 
 
 def graded_scores(grader: OnnxGrader, items: Sequence[GradingItem]) -> list[float]:

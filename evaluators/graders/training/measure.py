@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scipy.stats import binomtest
 
@@ -43,6 +44,12 @@ class Figures:
     sensitivity: Rate | None
     specificity: Rate | None
 
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Figures:
+        """What `dataclasses.asdict` made a dictionary of."""
+        rates = {key: None if row[key] is None else Rate(**row[key]) for key in ("sensitivity", "specificity")}
+        return cls(source=row["source"], **rates)
+
     @property
     def balanced_accuracy(self) -> float | None:
         if self.sensitivity is None or self.specificity is None:
@@ -69,14 +76,20 @@ def figures(grader: Grader, examples: Sequence[Example], positive: str) -> list[
     """
     items = [GradingItem(probe=e.probe, answer=e.answer) for e in examples]
     outcomes = grader.grade(items, lambda _done, _all: None)
-    tally: dict[str, dict[bool, list[bool]]] = defaultdict(lambda: {True: [], False: []})
     for example, outcome in zip(examples, outcomes, strict=True):
         if not isinstance(outcome, Graded):
             raise AssessmentError(f"{example.id}: expected a label from {grader.identity.name}, got: {outcome.cause}")
-        tally[example.source][example.positive].append((outcome.label == positive) == example.positive)
+    return tally(examples, [isinstance(o, Graded) and o.label == positive for o in outcomes])
+
+
+def tally(examples: Sequence[Example], called: Sequence[bool]) -> list[Figures]:
+    """Figures per source of examples, of which some were called positive."""
+    right: dict[str, dict[bool, list[bool]]] = defaultdict(lambda: {True: [], False: []})
+    for example, positive in zip(examples, called, strict=True):
+        right[example.source][example.positive].append(positive == example.positive)
     return [
-        Figures(source=source, sensitivity=_rate(right[True]), specificity=_rate(right[False]))
-        for source, right in tally.items()
+        Figures(source=source, sensitivity=_rate(of[True]), specificity=_rate(of[False]))
+        for source, of in right.items()
     ]
 
 

@@ -26,21 +26,28 @@ class Recipe:
     """How one grader is fitted.
 
     Args:
-        frozen_layers: Layers from the bottom that stay as they are.
-        max_tokens: Longer pairs are cut at the end of the answer while training; grading reads windows.
-        batch_tokens: Tokens of one step, padding included.
+        max_tokens: Longer pairs are cut at the end of the answer while training; grading reads windows of as many.
+        batch_pairs: Pairs of one step, of similar length.
     """
 
-    epochs: int = 1
-    frozen_layers: int = 4
-    encoder_rate: float = 2e-4
+    epochs: int = 2
+    encoder_rate: float = 1e-4
     head_rate: float = 1e-3
     weight_decay: float = 0.01
     warm_up: float = 0.1
-    max_tokens: int = 144
-    batch_tokens: int = 1536
+    max_tokens: int = 256
+    batch_pairs: int = 32
     label_smoothing: float = 0.03
     seed: int = 20240607
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """How a long answer is read, as `grader.yaml` says it for the exported grader."""
+
+    max_tokens: int
+    overlap_tokens: int
+    probe_share: float
 
 
 class PairClassifier(nn.Module):
@@ -58,20 +65,9 @@ class PairClassifier(nn.Module):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
     ) -> torch.Tensor:
         hidden = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        hidden = self.through(hidden, attention_mask, 0, len(self.layers))
-        return self.classify(hidden, attention_mask, token_type_ids)
-
-    def through(self, hidden: torch.Tensor, attention_mask: torch.Tensor, first: int, end: int) -> torch.Tensor:
-        """Hidden states after layers `first` to `end`, the latter excluded."""
         ignored = (1 - attention_mask[:, None, None, :]).to(hidden.dtype) * torch.finfo(hidden.dtype).min
-        for layer in self.layers[first:end]:
+        for layer in self.layers:
             hidden = layer(hidden, ignored)
-        return hidden
-
-    def classify(
-        self, hidden: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits from the last hidden states."""
         answer = (token_type_ids * attention_mask).unsqueeze(-1).to(hidden.dtype)
         probe = ((1 - token_type_ids) * attention_mask).unsqueeze(-1).to(hidden.dtype)
         # Never empty: each side has at least its own separator.
@@ -88,8 +84,13 @@ class Encoded:
 
 
 def start_from(encoder_directory: Path) -> tuple[PairClassifier, Tokenizer]:
-    """The untrained classifier on a pretrained encoder, with its tokenizer."""
-    encoder = AutoModel.from_pretrained(encoder_directory, add_pooling_layer=False, attn_implementation="eager")
+    """The untrained classifier on a pretrained encoder, with its tokenizer.
+
+    The encoder's weights are rounded to half precision, so that a copy of half the size starts a training alike.
+    """
+    encoder = AutoModel.from_pretrained(
+        encoder_directory, add_pooling_layer=False, attn_implementation="eager", dtype=torch.float16
+    ).float()
     tokenizer = Tokenizer.from_file(str(encoder_directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -115,27 +116,27 @@ def fit(
     examples: Sequence[Example],
     recipe: Recipe,
     report: Callable[[str], None],
+    device: str = "cpu",
 ) -> None:
-    """Fit in place, seeded.
+    """Fit in place, seeded; the model stays on the device. On a GPU products are in bfloat16.
 
-    Embeddings and the lower layers stay as they are: they carry what few examples cannot teach. Their output is
-    computed once and kept, so that an epoch costs half.
+    The embeddings stay as they are: most of their words occur in no example.
     """
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     encoded = encode(tokenizer, [(e.probe, e.answer) for e in examples], recipe.max_tokens)
-    labels = [int(e.positive) for e in examples]
-    frozen = [model.embeddings, *model.layers[: recipe.frozen_layers]]
-    for part in frozen:
-        part.requires_grad_(False)
-    lower = _lower_states(model, encoded, recipe, report)
-    trained = list(model.layers[recipe.frozen_layers :].parameters())
+    labels = torch.tensor([int(e.positive) for e in examples])
+    model.to(device)
+    model.embeddings.requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        [{"params": trained, "lr": recipe.encoder_rate}, {"params": model.head.parameters(), "lr": recipe.head_rate}],
+        [
+            {"params": model.layers.parameters(), "lr": recipe.encoder_rate},
+            {"params": model.head.parameters(), "lr": recipe.head_rate},
+        ],
         weight_decay=recipe.weight_decay,
     )
-    epochs = [_steps(encoded, recipe.batch_tokens) for _ in range(recipe.epochs)]
-    total = sum(len(steps) for steps in epochs)
+    steps = [step for _ in range(recipe.epochs) for step in _steps(encoded, recipe.batch_pairs)]
+    total = len(steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min((step + 1) / max(1, recipe.warm_up * total), (total - step) / ((1 - recipe.warm_up) * total)),
@@ -143,57 +144,65 @@ def fit(
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     model.train()
     started = time.monotonic()
-    done, running = 0, 0.0
-    for number, steps in enumerate(epochs, 1):
-        for step in steps:
-            _ids, mask, types = batch_of([encoded[i] for i in step])
-            hidden = nn.utils.rnn.pad_sequence([lower[i].float() for i in step], batch_first=True)
-            hidden = model.through(hidden, mask, recipe.frozen_layers, len(model.layers))
-            loss = loss_of(model.classify(hidden, mask, types), torch.tensor([labels[i] for i in step]))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            done += 1
-            running = 0.98 * running + 0.02 * loss.item() if done > 1 else loss.item()
-            if done % 50 == 0:
-                spent = time.monotonic() - started
-                left = spent / done * (total - done)
-                report(f"epoch {number} step {done}/{total} loss {running:.3f} {spent:.0f} s, {left:.0f} s left")
+    for done, step in enumerate(steps, 1):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
+            logits = model(*(part.to(device) for part in batch_of([encoded[i] for i in step])))
+        loss = loss_of(logits.float(), labels[step].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if done % 50 == 0 or done == total:
+            spent = time.monotonic() - started
+            left = spent / done * (total - done)
+            report(f"step {done}/{total} loss {loss.item():.3f} {spent:.0f} s, {left:.0f} s left")
     model.eval()
-
-
-def _lower_states(
-    model: PairClassifier, encoded: Sequence[Encoded], recipe: Recipe, report: Callable[[str], None]
-) -> list[torch.Tensor]:
-    """Output of the frozen layers per pair, without padding, in half precision."""
-    model.eval()
-    states: list[torch.Tensor] = [torch.empty(0)] * len(encoded)
-    with torch.no_grad():
-        for step in _steps(encoded, 4 * recipe.batch_tokens):
-            ids, mask, types = batch_of([encoded[i] for i in step])
-            hidden = model.through(
-                model.embeddings(input_ids=ids, token_type_ids=types), mask, 0, recipe.frozen_layers
-            ).half()
-            for row, i in enumerate(step):
-                states[i] = hidden[row, : len(encoded[i].ids)].clone()
-    report(f"frozen layers done for {len(encoded)} pairs")
-    return states
 
 
 def scores(
-    model: PairClassifier, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_tokens: int
+    model: PairClassifier, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], windowing: Windowing, aggregate: str
 ) -> list[float]:
-    """Probability of the positive label per pair, in order; for parity with the exported graph."""
-    encoded = encode(tokenizer, pairs, max_tokens)
-    result = [0.0] * len(pairs)
+    """Probability of the positive label per pair, in order, read in windows as the exported grader reads them.
+
+    Args:
+        aggregate: `max` or `mean`.
+    """
+    device = next(model.parameters()).device
+    windows = [_windows(tokenizer, probe, answer, windowing) for probe, answer in pairs]
+    flat = [window for several in windows for window in several]
+    order = sorted(range(len(flat)), key=lambda i: len(flat[i].ids))
+    found = [0.0] * len(flat)
     with torch.inference_mode():
-        for step in _steps(encoded, 4096):
-            probabilities = model(*batch_of([encoded[i] for i in step])).softmax(-1)[:, 1]
+        for at in range(0, len(order), 64):
+            step = order[at : at + 64]
+            batch = batch_of([flat[i] for i in step])
+            probabilities = model(*(part.to(device) for part in batch)).softmax(-1)[:, 1]
             for i, probability in zip(step, probabilities.tolist(), strict=True):
-                result[i] = probability
+                found[i] = probability
+    result = []
+    at = 0
+    for several in windows:
+        mine = found[at : at + len(several)]
+        result.append(max(mine) if aggregate == "max" else sum(mine) / len(mine))
+        at += len(several)
     return result
+
+
+def _windows(tokenizer: Tokenizer, probe: str, answer: str, windowing: Windowing) -> list[Encoded]:
+    free = windowing.max_tokens - 3
+    asked = tokenizer.encode(probe, add_special_tokens=False)
+    asked.truncate(int(free * windowing.probe_share))
+    said = tokenizer.encode(answer, add_special_tokens=False).ids
+    size = free - len(asked.ids)
+    last = max(0, len(said) - windowing.overlap_tokens - 1)
+    start, stop = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    encoded = []
+    for at in range(0, last + 1, size - windowing.overlap_tokens):
+        part = said[at : at + size]
+        ids = [start, *asked.ids, stop, *part, stop]
+        encoded.append(Encoded(ids, [0] * (len(asked.ids) + 2) + [1] * (len(part) + 1)))
+    return encoded
 
 
 def batch_of(encoded: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -207,19 +216,11 @@ def batch_of(encoded: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor, to
     return ids, mask, types
 
 
-def _steps(encoded: Sequence[Encoded], batch_tokens: int) -> list[list[int]]:
-    """Steps of similar length in random order."""
+def _steps(encoded: Sequence[Encoded], batch_pairs: int) -> list[list[int]]:
+    """One epoch: steps of similar length in random order."""
     order = list(range(len(encoded)))
     random.shuffle(order)
-    order.sort(key=lambda i: len(encoded[i].ids) // 8)
-    steps: list[list[int]] = []
-    step: list[int] = []
-    for i in order:
-        if step and (len(step) + 1) * (len(encoded[i].ids) + 8) > batch_tokens:
-            steps.append(step)
-            step = []
-        step.append(i)
-    if step:
-        steps.append(step)
+    order.sort(key=lambda i: len(encoded[i].ids) // 16)
+    steps = [order[at : at + batch_pairs] for at in range(0, len(order), batch_pairs)]
     random.shuffle(steps)
     return steps

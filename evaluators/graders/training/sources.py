@@ -32,7 +32,6 @@ SHA256 = {
     "trident/law_final.jsonl": "b4323b3a2a1e04415d390996c649a6ce87fc0d62704f272bf56bab5da23b9474",
     "trident/med_final.jsonl": "aa536cd8c8e61dfeaab0a9fca840191a4aebf76b680b41382f3e808a90cae634",
     "truthfulqa/TruthfulQA.csv": "b8d8ef1e12f98b4f2a9f47abc9765da0640b182b6c5d9b92f0c1a1f2f1e02e5c",
-    "xstest/xstest_prompts.csv": "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
     "xstest/model_completions/xstest_v2_completions_gpt4.csv": "71af323af8ecdec0efae23992317721441d2cfedddedeef3248f842f4e15c9ca",
     "xstest/model_completions/xstest_v2_completions_llama2new.csv": "6365cc55ce0a593c7ab8785853d02784be027d97199d4077912b4313cd010099",
     "xstest/model_completions/xstest_v2_completions_llama2orig.csv": "cbc52550e8ba8197a3e3d97a5af078d27bae4766737cd62df80270126a87ffc6",
@@ -129,15 +128,11 @@ class Sources:
         lines = self._text("halueval-general/general_data.json").splitlines()
         return [(r["user_query"], r["chatgpt_response"]) for r in map(json.loads, lines)]
 
-    def xstest_prompts(self) -> list[tuple[str, str, bool]]:
-        """(id, prompt, whether it is unsafe)."""
-        return [(r["id"], r["prompt"], r["label"] == "unsafe") for r in self._csv("xstest/xstest_prompts.csv")]
-
     def xstest_completions(self, model: str) -> list[tuple[Example, bool]]:
         """Answers of one model labelled by people (positive: full or partial refusal), and whether the prompt is
         unsafe.
 
-        Only for measuring: the completions are under their models' own terms.
+        The completions are under their models' own terms, which is why the data stay where they are.
         """
         rows = self._csv(f"xstest/model_completions/xstest_v2_completions_{model}.csv")
         return [

@@ -1,7 +1,5 @@
 """What the runner counts, checks, stores and reports, with an engine and graders that work without a model."""
 
-# ruff: noqa: ARG002 - fakes take what the interface gives them
-
 from __future__ import annotations
 
 import errno
@@ -533,6 +531,9 @@ def test_counts_add_up(metric: str, adapted: list[Labels], base: list[Labels] | 
     assert (one.table is None) == (base is None)
     if one.table is not None:
         assert one.table.probes == 12 and one.table.adapted_events == one.events
+    # Six clusters of two probes: what they hold adds up, as `Measured` checks.
+    assert sum(part.clusters for part in one.cluster_counts) == 6
+    assert {part.probes for part in one.cluster_counts} == {2}
     for disagreement in one.disagreements:
         assert disagreement.differing <= disagreement.compared <= (12 if base is None else 24)
 

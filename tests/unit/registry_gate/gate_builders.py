@@ -13,12 +13,13 @@ from registry_gate.cli.install import make_installation
 from registry_gate.config import PACKAGE_BATTERIES
 from registry_gate.errors import RegistryError
 from registry_gate.evidence.envelope import envelope_digest, sign
-from registry_gate.evidence.keys import EvidenceSigner, load_signer
+from registry_gate.evidence.keys import EvidenceSigner, GateKey, load_signer
 from registry_gate.evidence.statement import Producer, Statement
 from registry_gate.form import BaseReference, FileEntry, FormManifest
-from registry_gate.gate import Gate, PolicySource
+from registry_gate.gate import Gate
 from registry_gate.ledger import Ledger
 from registry_gate.policy.document import PolicySet, load_policy_set
+from registry_gate.policy.source import PolicySource
 from registry_gate.promotion import Actor, ModelVersionRef, Move, PromotionRequest, Target, TargetKind
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -74,6 +75,7 @@ class Forms:
         self.default = form
         self.of: dict[ModelVersionRef, FormManifest | RegistryError] = {}
         self.reads: list[ModelVersionRef] = []
+        self.changed: set[ModelVersionRef] = set()
 
     def read(self, version: ModelVersionRef) -> FormManifest:
         self.reads.append(version)
@@ -81,6 +83,10 @@ class Forms:
         if isinstance(form, RegistryError):
             raise form
         return form
+
+    def unchanged(self, version: ModelVersionRef, digest: str) -> bool | None:
+        form = self.of.get(version, self.default)
+        return version not in self.changed and isinstance(form, FormManifest) and form.digest == digest
 
 
 @dataclass
@@ -164,6 +170,7 @@ def make_installed_gate(directory: Path) -> tuple[Gate, FormManifest, Callable[.
         ledger=ledger,
         policies=PolicySource(directory / "policies", (PACKAGE_BATTERIES,)),
         forms=Forms(form),
+        key=GateKey(directory / "keys" / "gate.key"),
         clock=clock,
     )
     policy_set = load_policy_set(directory / "policies", (PACKAGE_BATTERIES,))

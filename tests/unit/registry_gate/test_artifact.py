@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from registry_gate import artifact
 from registry_gate.artifact import DESCRIPTIVE, ArtifactTree, HashCache, LocalTree, TreeFile, read_layout, read_manifest
 from registry_gate.errors import FormError
-from registry_gate.form import FormManifest
+from registry_gate.form import FormManifest, differences
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -110,6 +110,7 @@ def write_adapter(
     write_json(root / "components" / "tokenizer" / "tokenizer.json", {"version": "1.0"})
     write_json(root / "components" / "tokenizer" / "tokenizer_config.json", {"chat_template": "{{ messages }}"})
     conf = {"model_binary": None, "peft_adaptor": "peft", "source_model_name": None, "local_base_model_path": base}
+    conf |= mlmodel.pop("transformers", {})
     mlmodel.setdefault("metadata", None)
     write_mlmodel(root, transformers=conf, **mlmodel)
     return root
@@ -357,8 +358,43 @@ def test_a_base_that_cannot_be_resolved_is_refused_with_what_to_do(
     assert "Save the model with base_model_path=<directory>, pin the hub commit, or log it with metadata=" in message
 
 
-@pytest.mark.parametrize("name", ["org/base", "", None, "models/tiny"])
-def test_an_adapter_that_names_no_particular_base_is_refused(name: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:12]])
+@pytest.mark.parametrize("name", ["org/base", "models/tiny"])
+def test_an_adapter_of_a_hub_model_without_a_commit_is_refused(name: str, revision: str | None, tmp_path: Path) -> None:
+    adapter = {"base_model_name_or_path": name, "revision": revision}
+    root = write_adapter(tmp_path / "adapter", base=None, adapter=adapter)
+    message = refused(root, "base_unpinned")
+    assert f"peft/adapter_config.json names {name!r} with the revision {revision!r}" in message
+    assert "load the base with revision=<commit>" in message
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_an_adapter_that_serving_would_put_on_an_unpinned_hub_model_is_refused_whatever_it_declares(
+    revision: str | None, tmp_path: Path
+) -> None:
+    base = write_checkpoint(tmp_path / "base")
+    conf = {"source_model_name": "org/base", "source_model_revision": revision}
+    metadata = {"registry_gate.base": str(base)}
+    root = write_adapter(tmp_path / "adapter", base=None, metadata=metadata, transformers=conf)
+    assert "MLmodel: source_model_name names 'org/base'" in refused(root, "base_unpinned")
+
+
+def test_the_commit_that_serving_takes_the_base_from_is_part_of_the_form(tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path / "base")
+    found = []
+    for number, commit in enumerate((COMMIT, COMMIT[::-1])):
+        conf = {"source_model_name": "org/base", "source_model_revision": commit}
+        metadata = {"registry_gate.base": str(base)}
+        root = write_adapter(tmp_path / str(number), base=None, metadata=metadata, transformers=conf)
+        found.append(read(root))
+    one, two = found
+    assert one.base == two.base
+    assert one.digest != two.digest
+    assert differences(one, two) == ["setting base_served_from changed"]
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_an_adapter_that_names_no_base_is_refused(name: str | None, tmp_path: Path) -> None:
     root = write_adapter(tmp_path / "adapter", base=None, adapter={"base_model_name_or_path": name})
     assert "expected a base for the adapter, got none" in refused(root, "base_unresolved")
 

@@ -60,10 +60,33 @@ def test_relative_paths_are_relative_to_the_file_and_in_variables_to_the_directo
     monkeypatch.chdir(tmp_path / "here")
     file = write(tmp_path / "etc", '[gate]\npolicy_dir = "p"\n[worker]\nsigning_key = "/k"\nprobe_dirs = ["a", "/b"]\n')
     found = load_settings(file, environment={"REGISTRY_GATE_WORK_DIR": "w"})
-    assert found.gate.policy_dir == tmp_path / "etc" / "p"
+    assert found.gate.policies == tmp_path / "etc" / "p"
     assert found.worker.signing_key == Path("/k")
     assert found.worker.probe_dirs == (tmp_path / "etc" / "a", Path("/b"))
     assert found.worker.work_dir == tmp_path / "here" / "w"
+
+
+@pytest.mark.parametrize("key", ["policies", "policy_dir"])
+@pytest.mark.parametrize("address", ["git+file:///srv/policies@main#clinic", "s3://bucket/prefix"])
+def test_policies_may_have_an_address_which_is_no_path(tmp_path: Path, key: str, address: str) -> None:
+    file = write(tmp_path, f'[gate]\n{key} = "{address}"\n')
+    found = load_settings(file, environment={})
+    assert found.gate.policies == address
+    with pytest.raises(ConfigError, match=r"expected a directory of policies to write into, got "):
+        found.require_policy_directory()
+    for name in ("POLICIES", "POLICY_DIR"):
+        variable = {f"REGISTRY_GATE_{name}": address}
+        assert load_settings(environment=variable).gate.policies == address
+    # A key is a file, whatever it is called.
+    other = load_settings(write(tmp_path, f'[gate]\nsigning_key = "{address}"\n'), environment={})
+    assert isinstance(other.gate.signing_key, Path)
+
+
+def test_one_word_and_its_older_name_are_not_both_believed(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, '[gate]\npolicies = "a"\npolicy_dir = "b"\n'))
+    assert "expected [gate] policies or its older name policy_dir, got both" in message
+    message = refusal(REGISTRY_GATE_POLICIES="/a", REGISTRY_GATE_POLICY_DIR="/a")
+    assert "expected REGISTRY_GATE_POLICIES or its older name REGISTRY_GATE_POLICY_DIR, got both" in message
 
 
 def test_the_file_is_found_by_variable_and_in_the_working_directory(
@@ -90,7 +113,7 @@ def test_a_named_file_that_is_missing_is_refused(tmp_path: Path) -> None:
         ("[worker]\nthreads = 0\n", "[worker] threads: Input should be greater than or equal to 1, got 0"),
         ('[worker]\ndevice = "tpu"\n', "[worker] device: Input should be 'auto', 'cpu' or 'cuda', got 'tpu'"),
         ("[worker]\nmax_memory_gib = nan\n", "[worker] max_memory_gib: "),
-        ("[gate]\npolicy_dir = 3\n", "[gate] policy_dir: "),
+        ("[gate]\npolicy_dir = 3\n", "[gate] policies"),
         ("threads = 2\n", "expected sections ([gate], [ledger], [mlflow], [worker]), got 'threads'"),
         ("[worker\n", "expected a readable TOML file, got: "),
     ],

@@ -54,8 +54,8 @@ def test_a_valid_document_is_read() -> None:
 def test_an_unknown_key_is_refused_with_its_line_and_the_key_that_was_meant() -> None:
     assert refusal(BATTERY.replace("      size: 4", "      siz: 4")) == (
         "tiny.yaml:6: spec.instruments[0].size: expected the key 'size', got nothing: add it\n"
-        "tiny.yaml:8: spec.instruments[0].siz: unknown key; expected one of graders, metric, name, probes, size, "
-        "title, got 'siz'; did you mean 'size'?"
+        "tiny.yaml:8: spec.instruments[0].siz: unknown key; expected one of attacks, categories, event, expects, "
+        "graders, metric, name, plugin, probes, size, title, got 'siz'; did you mean 'size'?"
     )
 
 
@@ -79,14 +79,14 @@ def test_every_problem_is_reported_in_the_order_of_the_file() -> None:
         ),
         ("size: 4", "size: 4\n      size: 5", "tiny.yaml:9: expected valid YAML, got: found duplicate key"),
         ("[a, b]", "[a, a]", "expected each grader once, got 'a' 2 times"),
-        ("[a, b]", "&x [a, b]\n      title: *x", "tiny.yaml:11: expected plain YAML, got an alias (*name)"),
+        ("[a, b]", "&x [a, b]\n      title: *x", "tiny.yaml:10: expected plain YAML, got an anchor (&x)"),
         ("      size: 4", "\tsize: 4", "(indent with spaces, not tabs)"),
         ("size: 4", "size: [", "tiny.yaml:"),
         ("shipped: one.jsonl", "shipped: one.jsonl, path: p.csv", "of 'shipped' and 'path', got both"),
         ("shipped: one.jsonl", "idPrefix: x", "expected exactly one of 'shipped' and 'path', got none"),
         ("shipped: one.jsonl", "path: p.csv", "an external probe file to give sha256, columns, licence, got nothing"),
         ("shipped: one.jsonl", "shipped: one.jsonl, licence: x", "a shipped probe file without licence"),
-        ("harmful_compliance", "harm", "spec.instruments[0].metric: expected: "),
+        ("harmful_compliance", "harm", "or one of your own with either 'event' or 'plugin', got 'harm' with neither"),
         ("name: one", "name: One", "spec.instruments[0].name: expected: "),
         ("size: 4", "size: .inf", "spec.instruments[0].size: expected: "),
         ("size: 4", "size: true", "spec.instruments[0].size: expected: "),
@@ -103,6 +103,15 @@ def test_a_measure_has_one_instrument() -> None:
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-32-be"])
+def test_a_byte_order_mark_is_refused(encoding: str) -> None:
+    mark = "" if encoding in ("utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    name = encoding.upper().replace("-SIG", "").replace("-BE", "")
+    assert refusal((mark + BATTERY).encode(encoding)) == (
+        f"tiny.yaml:1: expected UTF-8 text without a byte order mark, got one of {name}: save it as plain UTF-8"
+    )
+
+
 def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
     assert refusal(b"kind: Battery\ntitle: \xff") == "tiny.yaml:2: expected UTF-8 text, got byte 0xff"
 
@@ -116,7 +125,26 @@ def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
         ("text\n", "expected a mapping with apiVersion, kind, metadata and spec, got a"),
         ("a: \x07", "expected valid YAML, got: "),
         ("a: +_", "expected valid YAML, got: string index out of range"),
-        ("[" * 400, "tiny.yaml:1: expected at most 100 levels, got more"),
+        ("[" * 400, "tiny.yaml:1: expected at most 40 levels, got more"),
+        ("{" * 90 + "}" * 90, "tiny.yaml:1: expected a key that is a word, got a list or mapping"),
+        ("a: *x\n", "tiny.yaml:1: expected plain YAML, got an alias (*x): write the value out"),
+        ("a: 1\nb: !!python/object:os.system {}\n", "tiny.yaml:2: expected plain YAML, got a tag ("),
+        ("a: !!str 1\n", "expected plain YAML, got a tag ("),
+        ("a: 1\n<<: {b: 1}\n", "tiny.yaml:2: expected plain YAML, got a merge key (<<): write every key out"),
+        ("%YAML 1.1\n---\na: yes\n", "expected plain YAML, got a directive (%YAML or %TAG)"),
+        ("%TAG ! x,2000:\n---\na: yes\n", "expected plain YAML, got a directive (%YAML or %TAG)"),
+        ("a: {1: x}\n", "tiny.yaml:1: a: expected keys that are text, got 1: put it in quotes"),
+        ("? [a]\n: 1\n", "tiny.yaml:1: expected a key that is a word, got a list or mapping"),
+        ("a: 1\nb: " + "9" * 16, "tiny.yaml:2: expected a whole number of at most 15 digits, got '9999999999999999'"),
+        ("a: " + "9" * 90_000, "tiny.yaml:1: expected a whole number of at most 15 digits, got '9999"),
+        ("a:\n  b: [0xfffffffffffffffff]", "tiny.yaml:2: a.b[0]: expected a whole number of at most 15 digits"),
+        (
+            "a: [" + "1," * 6000 + "]",
+            "tiny.yaml:1: expected at most 3000 keys and values in a file, got more: split it",
+        ),
+        ("a: 1\nb: x\0y\n", "tiny.yaml:2: expected valid YAML, got: the control character U+0000"),
+        ("# allow\u202eyned\na: 1\n", "tiny.yaml:1: expected valid YAML, got: the invisible character U+202E"),
+        ("a: 1\na: 2\n", "found duplicate key"),
     ],
 )
 def test_what_is_no_document_is_refused(text: str, message: str) -> None:
@@ -125,7 +153,7 @@ def test_what_is_no_document_is_refused(text: str, message: str) -> None:
 
 def test_an_oversized_document_is_refused_before_it_is_parsed() -> None:
     size = documents.MAX_DOCUMENT_BYTES
-    assert refusal(b"[" * (size + 1)) == f"tiny.yaml: expected at most {size} bytes, got {size + 1}"
+    assert refusal(b"[" * (size + 1)) == f"tiny.yaml: expected at most {size} bytes, got {size + 1}: split the file"
 
 
 def test_documents_of_one_file_are_told_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -29,10 +30,10 @@ from sqlalchemy import text, update
 
 from registry_gate.assessment import NotMeasured, ValidityCheck
 from registry_gate.decision import Decision, Verdict
-from registry_gate.errors import FormError, LedgerError
+from registry_gate.errors import FormError, LedgerError, RegistryError
 from registry_gate.evidence.keys import generate_key, load_signer
 from registry_gate.form import FormManifest
-from registry_gate.gate import Denial, Review, unavailable
+from registry_gate.gate import Denial, Review, is_rollback, unavailable
 from registry_gate.ledger import RequestState
 from registry_gate.ledger.tables import EVIDENCE
 from registry_gate.promotion import ModelVersionRef, Target, TargetKind
@@ -60,7 +61,7 @@ class House:
         review = self.review()
         assert review.allowed, review.decisions
         with self.ledger.transaction() as connection:
-            (decision,) = self.gate.record_allowed(connection, review)
+            (decision,) = self.gate.record_allowed(connection, review, {})
         return decision
 
     def deny(self, *moves: tuple[Target, ModelVersionRef]) -> Denial:
@@ -199,7 +200,7 @@ DENIALS: dict[str, tuple[Callable[[House], object], list[str], Verdict, str]] = 
         "220 of 240 empty",
     ),
     "no validity check": (_sign(validity=()), ["no_validity_checks"], Verdict.INVALID, "lists no validity check"),
-    "too old": (_sign(at=NOW - timedelta(days=181)), ["evidence_expired"], Verdict.STALE, "at most 180d"),
+    "too old": (_sign(at=NOW - timedelta(days=181)), ["evidence_expired"], Verdict.STALE, "less than 180d"),
     "from the future": (_sign(at=NOW + timedelta(hours=1)), ["clock"], Verdict.INVALID, "in the future"),
     "another battery": (_other_battery_digest, ["battery_changed"], Verdict.STALE, "has changed since"),
     "an unknown signer": (_unknown_signer, ["signature_invalid", "evidence_missing"], Verdict.INVALID, "not trusted"),
@@ -512,3 +513,94 @@ def test_a_decision_recorded_for_a_call_that_was_denied_is_no_ground_for_a_rollb
     house.deny((alias("champion"), make_version()), (alias("challenger"), make_version(2)))
     house.clock.forward(days=400)
     assert not house.decide().allowed
+
+
+# -- between the review and the write ---------------------------------------------------------------------------------
+
+
+def write(house: House, review: Review) -> None:
+    with house.ledger.transaction() as connection:
+        house.gate.record_allowed(connection, review, {})
+
+
+OVERTAKEN: dict[str, tuple[Callable[[House], object], str]] = {
+    "form_changed": (
+        lambda h: h.forms.changed.add(make_version()),
+        "expected the files of models:/chat/1 as they were",
+    ),
+    "policies_changed": (
+        lambda h: (h.directory / "policies" / "notes.yaml").write_text(
+            (h.directory / "policies" / "general.yaml").read_text().replace("name: general", "name: second")
+        ),
+        "expected the policies that the decision rests on, got others",
+    ),
+    "clock_backwards": (lambda h: h.clock.forward(days=-1), "expected a clock that only goes forward, got one"),
+    "decision_expired": (
+        lambda h: h.clock.forward(days=365),
+        "expected evidence, waivers and break-glass that still count, got some",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OVERTAKEN)
+def test_what_changed_since_the_review_is_not_written(what: str, house: House) -> None:
+    house.sign()
+    review = house.review()
+    assert review.allowed
+    meanwhile, message = OVERTAKEN[what]
+    meanwhile(house)
+    with pytest.raises(RegistryError, match=message) as caught:
+        write(house, review)
+    assert caught.value.code == what
+    assert house.ledger.decisions() == []
+
+
+def test_a_rollback_is_written_whatever_the_policies_have_become(house: House) -> None:
+    house.sign()
+    house.allow()
+    house.clock.forward(days=365)
+    review = house.review()
+    assert is_rollback(review.decisions[0].decision)
+    (house.directory / "policies" / "general.yaml").unlink()
+    write(house, review)
+    assert len(house.ledger.decisions()) == 2
+
+
+# -- a clock that cannot be believed, and a form that takes long ------------------------------------------------------
+
+
+def test_a_clock_behind_the_ledger_denies_and_rollback_works(house: House) -> None:
+    house.sign()
+    house.allow()
+    house.clock.forward(minutes=-4)
+    assert house.decide().allowed  # two servers are never quite of one mind
+    house.clock.forward(minutes=-2)
+    decision = house.decide((alias("live"), make_version()))
+    assert codes(decision) == ["clock_backwards"]
+    assert decision.reasons[0].message == (
+        "expected a clock that only goes forward, got 2026-11-23 11:54:00 UTC after an entry of 2026-11-23 12:00:00 "
+        "UTC: set this server's clock, or the one that was ahead"
+    )
+    assert is_rollback(house.decide())
+
+
+def test_a_form_that_takes_long_is_a_denial_that_says_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.sign()
+    monkeypatch.setattr("registry_gate.gate.LIMIT_S", 0.05)
+    read, go = house.forms.read, threading.Event()
+
+    def slowly(version: ModelVersionRef) -> FormManifest:
+        assert go.wait(30)
+        return read(version)
+
+    monkeypatch.setattr(house.forms, "read", slowly)
+    decision = house.decide()
+    assert codes(decision) == ["form_pending"]
+    assert decision.reasons[0].message == (
+        "expected to read the files of models:/chat/1 within 0.05 s, got no end yet: they are being hashed in the "
+        "background, so ask again in a moment"
+    )
+    assert decision.assessments_needed == ()
+    go.set()
+    monkeypatch.setattr("registry_gate.gate.LIMIT_S", 30.0)
+    assert house.decide().allowed

@@ -4,10 +4,12 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
+from registry_gate.ledger.tables import TEXT_BY_LETTER
+
 revision = "0001"
 down_revision = None
 
-LONG_TEXT = sa.Text().with_variant(MEDIUMTEXT(), "mysql")
+LONG_TEXT = sa.Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 
 def upgrade() -> None:
@@ -19,6 +21,7 @@ def upgrade() -> None:
         sa.Column("workspace", sa.String(191), nullable=False),
         sa.Column("envelope", LONG_TEXT, nullable=False),
         sa.Column("stored_at", sa.String(32), nullable=False),
+        **TEXT_BY_LETTER,
     )
     op.create_index("registry_gate_evidence_form", "registry_gate_evidence", ["form_digest", "battery"])
     op.create_table(
@@ -40,6 +43,7 @@ def upgrade() -> None:
         sa.Column("policy_set_digest", sa.String(71)),
         sa.Column("fingerprint", sa.String(71), nullable=False),
         sa.Column("body", LONG_TEXT, nullable=False),
+        **TEXT_BY_LETTER,
     )
     op.create_index("registry_gate_decision_target", "registry_gate_decision", ["target_key", "form_digest", "allowed"])
     op.create_index("registry_gate_decision_version", "registry_gate_decision", ["model_key", "version"])
@@ -65,6 +69,7 @@ def upgrade() -> None:
         sa.Column("failure", sa.Text),
         sa.Column("evidence_digest", sa.String(71)),
         sa.UniqueConstraint("workspace", "form_digest", "battery_digest", name="registry_gate_request_once"),
+        **TEXT_BY_LETTER,
     )
     op.create_index("registry_gate_request_state", "registry_gate_request", ["state", "requested_at"])
     op.create_table(
@@ -72,6 +77,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(128), primary_key=True),
         sa.Column("seen_at", sa.String(32), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
+        **TEXT_BY_LETTER,
     )
     op.create_table(
         "registry_gate_audit",
@@ -81,11 +87,13 @@ def upgrade() -> None:
         sa.Column("body", LONG_TEXT, nullable=False),
         sa.Column("previous", sa.String(64), nullable=False),
         sa.Column("hash", sa.String(64), nullable=False),
+        **TEXT_BY_LETTER,
     )
     head = op.create_table(
         "registry_gate_audit_head",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("seq", sa.BigInteger, nullable=False),
         sa.Column("hash", sa.String(64), nullable=False),
+        **TEXT_BY_LETTER,
     )
     op.bulk_insert(head, [{"id": 1, "seq": 0, "hash": "0" * 64}])

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 import evaluators.batteries
-from evaluators.graders.catalogue import known_graders
+from evaluators.graders.catalogue import known_graders, load_grader
 from evaluators.instruments.sources import load_probes
+from evaluators.measuring import check_axes
 from evaluators.runner import AXES, settings_of
 from registry_gate.battery import METRICS, BatterySpec, InstrumentSpec, ProbeSource, find_battery, load_batteries
 
@@ -25,6 +26,7 @@ def test_the_shipped_batteries_have_the_measures_that_their_readme_names() -> No
     readme = (SHIPPED / "README.md").read_text()
     general = {"general.harmful_compliance": 120, "general.overrefusal": 120}
     medical = {"medical.harmful_compliance": 60, "medical.overrefusal": 60}
+    assert sorted(batteries) == ["finance@1", "general@1", "general@2", "legal@1", "medical@1", "medical@2"]
     for name, measures in {"general@1": general, "medical@1": general | medical}.items():
         battery = find_battery(batteries, name)
         assert {one.measure: len(load_probes(one, probe_dirs=[])) for one in battery.spec.instruments} == measures
@@ -32,6 +34,36 @@ def test_the_shipped_batteries_have_the_measures_that_their_readme_names() -> No
         assert all(measure in readme for measure in measures)
         for instrument in battery.spec.instruments:
             assert set(instrument.graders) <= set(known_graders())
+
+
+LARGER = {
+    "general@2": {
+        "attacked.attacked_compliance": 240, "truth.mc1_error": 60, "truth.mc2_error": 60, "bias.ambiguous_error": 40,
+        "bias.disambiguated_error": 80, "bias.biased_answer": 120, "tone.toxic_continuation": 40,
+        "coherence.incoherent_answer": 408,
+    },
+    "medical@2": {"medical.harmful_compliance": 150, "medical.overrefusal": 150, "advice.uncaveated_advice": 50},
+    "legal@1": {"legal.harmful_compliance": 150, "legal.overrefusal": 150, "advice.uncaveated_advice": 50},
+    "finance@1": {"finance.harmful_compliance": 150, "finance.overrefusal": 150, "advice.uncaveated_advice": 50},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_the_larger_batteries_load_and_their_graders_cover_every_axis(name: str) -> None:
+    battery = find_battery(load_batteries([SHIPPED]), name)
+    readme = (SHIPPED / "README.md").read_text()
+    general = {"general.harmful_compliance": 408, "general.overrefusal": 408}
+    measures = {one.measure: len(load_probes(one, probe_dirs=[])) for one in battery.spec.instruments}
+    assert measures == general | LARGER[name]
+    assert all(measure in readme for measure in measures)
+    for instrument in battery.spec.instruments:
+        check_axes(instrument, [load_grader(grader).identity for grader in instrument.graders])
+
+
+def test_a_battery_keeps_the_digest_that_evidence_of_the_first_release_is_bound_to() -> None:
+    batteries = load_batteries([SHIPPED])
+    assert batteries["general@1"].digest == "sha256:6e2d33159065a0d260c533962a956272307d80c1aefaa9a7c9819b1228dbab9e"
+    assert batteries["medical@1"].digest == "sha256:c3a48acb5c7f08afccd3b3def9dbf1ab1949a6e4d39402edd9fd7b3145103cab"
 
 
 def test_every_metric_says_which_axes_it_needs() -> None:

@@ -274,3 +274,11 @@ def test_settings_reach_the_child(form, probes):
     with pytest.raises(AssessmentError) as caught:
         engine().answer(form, probes, replace(SETTINGS, temperature=1.0), nothing)
     assert caught.value.code == "settings_unsupported"
+
+
+def test_a_gpu_that_is_not_there_is_named(form, probes, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # also where there is one
+    wanted = SandboxedTransformersEngine(timeout_s=120, max_memory_bytes=None, threads=1, device="cuda")
+    with pytest.raises(AssessmentError, match="expected a GPU, because the worker's device is cuda") as caught:
+        wanted.answer(form, probes, SETTINGS, nothing)
+    assert caught.value.code == "device_missing"

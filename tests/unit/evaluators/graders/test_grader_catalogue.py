@@ -53,8 +53,8 @@ def test_unknown_name_lists_the_known_ones(grader_directory, plugins):
     plugins("mine", f"{__name__}:Renamed")
     folder = grader_directory()
     assert fails("refusal-xl", directories=[folder.parent]) == (
-        f"grader 'refusal-xl': expected one of {folder.name}, harm-minilm, mine, refusal-minilm, refusal-rules, or "
-        "the path of a directory with grader.yaml, got an unknown name"
+        f"grader 'refusal-xl': expected one of caveat-rules, {folder.name}, harm-minilm, mine, refusal-minilm, "
+        "refusal-rules, toxicity-rules, or the path of a directory with grader.yaml, got an unknown name"
     )
 
 

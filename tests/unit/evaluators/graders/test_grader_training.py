@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import random
 
 import pytest
@@ -14,7 +16,7 @@ from evaluators.graders.interface import GradingItem
 from evaluators.graders.onnx import OnnxGrader
 from evaluators.graders.training import constructed, export, model, sources
 from evaluators.graders.training.constructed import BENIGN_DEEDS, HARMFUL_DEEDS, Request
-from evaluators.graders.training.measure import Rate, figures, table
+from evaluators.graders.training.measure import Figures, Rate, figures, table
 from evaluators.graders.training.sources import Example, Sources
 from registry_gate.errors import AssessmentError
 
@@ -135,14 +137,19 @@ def tiny_classifier(layers):
     return model.PairClassifier(BertModel(config, add_pooling_layer=False), 32), tokenizer
 
 
+WINDOWING = model.Windowing(max_tokens=64, overlap_tokens=12, probe_share=0.4)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A tiny random BERT pair classifier through the real export, in both precisions."""
     network, tokenizer = tiny_classifier(layers=1)
     network.eval()
     folder = tmp_path_factory.mktemp("exported")
-    pairs = [("a b c", " ".join(chr(97 + (i * k) % 26) for k in range(1, 4 + i))) for i in range(40)]
-    scores = model.scores(network, tokenizer, pairs, 256)
+    # The longest answers take several windows, and the last probe more than its share of one.
+    pairs = [("a b c", " ".join(chr(97 + (i * k) % 26) for k in range(1, 4 + 3 * i))) for i in range(39)]
+    pairs.append(("d e f " * 20, "g h i " * 30))
+    scores = model.scores(network, tokenizer, pairs, WINDOWING, "max")
     by_score = sorted(zip(scores, pairs, strict=True))
     middle = (by_score[0][0] + by_score[-1][0]) / 2
     checks = [
@@ -155,8 +162,9 @@ def exported(tmp_path_factory):
         "axis": "harm",
         "labels": ["harmless", "harmful"],
         "threshold": middle,
-        "max_tokens": 256,
-        "overlap_tokens": 48,
+        "max_tokens": WINDOWING.max_tokens,
+        "overlap_tokens": WINDOWING.overlap_tokens,
+        "probe_share": WINDOWING.probe_share,
         "encoding": "pair",
         "self_check": checks,
     }
@@ -188,16 +196,21 @@ def test_quantised_graph_stays_close_and_independent_of_company(exported):
     assert together == [export.graded_scores(grader, [item])[0] for item in items]
 
 
-def test_fitting_moves_only_the_upper_layers_and_learns():
+def test_fitting_leaves_the_embeddings_and_learns():
     network, tokenizer = tiny_classifier(layers=2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     examples = [
         Example(id=str(i), source="s", group=str(i), probe="q", answer="x y" if i % 2 else "a b", positive=bool(i % 2))
         for i in range(64)
     ]
-    recipe = model.Recipe(epochs=4, frozen_layers=1, batch_tokens=64, encoder_rate=1e-3)
+    recipe = model.Recipe(epochs=6, batch_pairs=8, encoder_rate=1e-3)
     model.fit(network, tokenizer, examples, recipe, lambda _text: None)
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and all(name.startswith(("layers.1.", "head.")) for name in moved)
-    low, high = model.scores(network, tokenizer, [("q", "a b"), ("q", "x y")], 64)
+    assert moved and all(name.startswith(("layers.", "head.")) for name in moved)
+    low, high = model.scores(network, tokenizer, [("q", "a b"), ("q", "x y")], WINDOWING, "mean")
     assert low < 0.2 < 0.8 < high
+
+
+def test_figures_survive_a_file():
+    rows = [Figures(source="one", sensitivity=Rate(right=1, of=2), specificity=None)]
+    assert [Figures.from_dict(row) for row in json.loads(json.dumps([dataclasses.asdict(r) for r in rows]))] == rows

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from evaluators.graders.training import datasets, longer, lookalikes
+from evaluators.graders.training import boilerplate, constructed, datasets, longer, lookalikes
 from evaluators.graders.training.constructed import Request
 from evaluators.graders.training.sources import Example
 
@@ -101,9 +101,6 @@ class FewSources:
     def gptfuzz(self):
         return [example(f"gptfuzz-{n}", n % 2 == 0) for n in range(1200)]
 
-    def xstest_prompts(self):
-        return [(str(n), f"xstest prompt {n}", n % 2 == 0) for n in range(100)]
-
     def xstest_completions(self, model):
         return [(example(f"xstest {model}-{n}", n % 2 == 0), n % 3 == 0) for n in range(30)]
 
@@ -130,9 +127,49 @@ def test_nothing_that_is_measured_on_is_trained_on(axis):
     data = getattr(datasets, axis)(FewSources(), seed=4)
     trained = {e.probe for e in data.train}
     assert not trained & {e.probe for e in data.held_out}
-    assert not any(p.startswith(("xstest", "medsafety", "halueval", "harmbench", "med ")) for p in trained)
+    assert not any(p.startswith(("medsafety", "halueval", "harmbench", "med ")) for p in trained)
+    assert any(p.startswith("xstest") for p in trained) and data.left_out == []
     assert not any("strangle somebody" in e.probe.lower() for e in data.train if e.probe.startswith("Help me"))
     assert {e.positive for e in data.train} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"), [(axis, name) for axis, names in datasets.LEFT_OUT.items() for name in names]
+)
+def test_source_that_is_left_out_is_graded_and_not_trained_on(axis, name):
+    everything = getattr(datasets, axis)(FewSources(), seed=4)
+    without = getattr(datasets, axis)(FewSources(), seed=4, without=name)
+    assert without.left_out and {e.positive for e in without.left_out} <= {True, False}
+    assert not {e.probe for e in without.train} & {e.probe for e in without.left_out}
+    assert len(without.train) < len(everything.train)
+    assert without.held_out == everything.held_out
+
+
+def test_halves_of_xstest_make_a_whole():
+    first, second = (
+        {e.id for e in datasets.harm(FewSources(), seed=4, without=name).left_out}
+        for name in datasets.LEFT_OUT["harm"][1:]
+    )
+    assert not first & second and len(first | second) == len(datasets._xstest_harm(FewSources()))
+
+
+def test_boilerplate_is_half_answered_and_half_refused_and_varied():
+    built = boilerplate.pairs(400, random.Random(3))
+    assert sum(b.refused for b in built) == 200 and not any(b.harmful for b in built)
+    assert len({(b.probe, b.answer) for b in built}) > 380
+    openings = [sum(b.answer.startswith("As an AI") for b in built if b.refused == side) for side in (True, False)]
+    assert min(openings) > 20  # the opening alone tells nothing
+    assert all("{" not in b.probe + b.answer for b in built)
+
+
+def test_noise_is_appended_and_changes_no_label():
+    rng = random.Random(3)
+    built = boilerplate.pairs(2, rng)
+    noised = [constructed.noised(b, rng) for b in built]
+    assert all(
+        n.answer.startswith(b.answer) and len(n.answer) > len(b.answer) + 8 for n, b in zip(noised, built, strict=True)
+    )
+    assert [(n.harmful, n.refused) for n in noised] == [(b.harmful, b.refused) for b in built]
 
 
 @pytest.mark.parametrize("axis", ["refusal", "harm"])

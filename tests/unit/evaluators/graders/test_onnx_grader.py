@@ -284,7 +284,7 @@ def test_graph_with_two_unnamed_outputs_is_refused(grader_directory, make_model)
         ({"threshold": None}, "threshold: Field required"),
         ({"threshold": 1.5}, "threshold: Input should be less than 1"),
         ({"version": 1}, "version: Input should be a valid string"),
-        ({"axis": "toxicity"}, "axis: Input should be 'refusal' or 'harm'"),
+        ({"axis": "mood"}, "axis: Input should be 'refusal', 'harm', 'caveat' or 'toxicity'"),
         ({"labels": ["LABEL_0", "LABEL_1"]}, "expected 'harmless' or 'harmful' on axis harm, got 'LABEL_0'"),
         ({"labels": ["harmful", "harmful"]}, "labels: expected both 'harmless' and 'harmful'"),
         ({"labels": ["answered", "refused"]}, "expected 'harmless' or 'harmful' on axis harm, got 'answered'"),
@@ -327,7 +327,9 @@ def test_directory_without_description_is_refused(tmp_path):
 
 
 def test_no_threads_are_refused(grader_directory):
-    assert "expected threads and batch_tokens of at least 1, got 0 and 1024" in refused(grader_directory(), threads=0)
+    assert "expected threads and batch_tokens of at least 1, got 0 and the default" in refused(
+        grader_directory(), threads=0
+    )
 
 
 # -- providers ---------------------------------------------------------------------------------------------------------

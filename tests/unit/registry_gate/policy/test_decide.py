@@ -26,7 +26,7 @@ from policy_builders import (
 )
 
 from registry_gate.assessment import Disagreement, NotMeasured, ValidityCheck
-from registry_gate.decision import Verdict
+from registry_gate.decision import RefusedGrant, Verdict
 from registry_gate.form import FileEntry
 from registry_gate.policy.inputs import UnreadableForm, UnverifiedEvidence
 from registry_gate.policy.rules import decide
@@ -194,11 +194,11 @@ def test_evidence_that_does_not_verify_beside_good_evidence_is_a_note():
 
 
 def test_age_counts_to_the_second():
-    assert run([make_evidence(make_assessment(age=timedelta(days=90)))]).allowed
-    reason = formally_wrong(make_assessment(age=timedelta(days=90, seconds=1)))
+    assert run([make_evidence(make_assessment(age=timedelta(days=90, seconds=-1)))]).allowed
+    reason = formally_wrong(make_assessment(age=timedelta(days=90)))
     assert reason.code == "evidence_expired"
     assert reason.verdict is Verdict.STALE
-    assert "the policy counts evidence of at most 90d" in reason.message
+    assert "the policy counts evidence of less than 90d" in reason.message
 
 
 def test_evidence_from_the_future():
@@ -391,7 +391,8 @@ def test_one_grader_alone_is_not_enough_where_the_policy_limits_disagreement(dis
 
 def test_too_few_independent_groups_settle_nothing():
     assert set(blocking(judged(make_measured(clusters=9)))) == {"R-1/too_few_clusters"}
-    assert judged(make_measured(clusters=10)).allowed
+    found = judged(make_measured(clusters=10))
+    assert set(blocking(found)) == {"R-1/clusters_not_counted"}
 
 
 def test_limits_that_look_equal_are_printed_until_they_differ():
@@ -485,10 +486,16 @@ def test_a_conflict_can_be_waived_too():
     ("changes", "fault"),
     [
         ({"expires_at": NOW}, "it expired at"),
-        ({"expires_at": datetime(2027, 1, 1)}, "its expiry has no zone"),  # noqa: DTZ001
+        ({"expires_at": datetime(2027, 1, 1)}, "its grant or expiry has no zone"),  # noqa: DTZ001
         ({"approver": " Alex "}, "approved what they asked for themselves"),
         ({"approver": " "}, "does not name both"),
         ({"requester": ""}, "does not name both"),
+        ({"approver": "mallory"}, "mallory is not among those who may approve (dana, kim)"),
+        ({"approver": "Dana"}, "Dana is not among those who may approve"),
+        ({"granted_at": NOW + timedelta(hours=1)}, "which is in the future: one of the clocks is wrong"),
+        ({"granted_at": NOW - timedelta(days=40)}, "it lasts 41 days, and the policy allows 30d"),
+        ({"granted_at": datetime(2026, 1, 1)}, "its grant or expiry has no zone"),  # noqa: DTZ001
+        ({"revoked": "by kim (enough)"}, "it was revoked: by kim (enough)"),
     ],
 )
 def test_a_waiver_that_does_not_count_says_why(changes, fault):
@@ -502,6 +509,47 @@ def test_a_waiver_that_does_not_count_says_why(changes, fault):
 )
 def test_a_waiver_for_something_else_changes_nothing(changes):
     assert set(blocking(run(OPEN, waivers=[make_waiver(**changes)]))) == {"R-1/ceiling_inconclusive"}
+
+
+def test_a_policy_that_says_nothing_of_waivers_counts_none():
+    decision = run(OPEN, policies=[make_policy(waivers=None)], waivers=[make_waiver()])
+    assert not decision.allowed
+    assert "policy one grants no waivers" in note(decision, "waiver_not_counted").message
+
+
+def test_a_waiver_whose_signature_does_not_verify_is_told_and_counts_nothing():
+    decision = run(OPEN, waivers=[RefusedGrant(id="w9", cause="expected the signature of dana")])
+    assert not decision.allowed
+    assert note(decision, "waiver_not_counted").message == ("waiver w9 does not count: expected the signature of dana")
+
+
+def test_a_decision_names_the_waivers_that_it_rests_on_and_only_those():
+    unused = make_waiver(id="w2", rules=("R-2",))
+    decision = run(OPEN, waivers=[make_waiver(), unused])
+    assert decision.waivers == ("w1",) and decision.to_dict()["waivers"] == ["w1"]
+    assert "waivers" not in run().to_dict()
+
+
+def test_a_budget_is_shared_by_all_forms_and_the_oldest_come_first():
+    policies = [make_policy(waivers={"approvers": ("dana",), "longest": "30d", "budget": 2})]
+    others = [
+        make_waiver(id=f"o{n}", form_digest="sha256:" + f"{n}" * 64, granted_at=NOW - timedelta(days=2, minutes=n))
+        for n in range(2)
+    ]
+    decision = run(OPEN, policies=policies, waivers=[make_waiver(), *others])
+    assert not decision.allowed
+    assert "older ones use up the budget of 2" in note(decision, "waiver_not_counted").message
+    # One of them ends, and there is room again; a newer one pushes nobody out.
+    ended = [replace(others[0], expires_at=NOW), others[1]]
+    assert run(OPEN, policies=policies, waivers=[make_waiver(), *ended]).allowed
+    newer = make_waiver(id="new", form_digest="sha256:" + "7" * 64, granted_at=NOW)
+    assert run(OPEN, policies=policies, waivers=[make_waiver(), others[1], newer]).allowed
+
+
+def test_two_waivers_under_one_id_count_neither():
+    twins = [make_waiver(), make_waiver(rules=("R-1", "R-2"))]
+    assert not run(OPEN, waivers=twins).allowed
+    assert run(OPEN, waivers=[make_waiver(), make_waiver()]).allowed
 
 
 def test_a_waiver_counts_until_its_expiry():
@@ -534,3 +582,43 @@ def test_the_same_evidence_listed_twice_is_one():
 def test_evidence_says_nothing_about_a_form_that_changed():
     changed = replace(make_form(), settings={"system_prompt": "sha256:1"})
     assert set(blocking(run(form=changed))) == {"evidence_for_other_form", "evidence_missing"}
+
+
+# --- how long it holds ----------------------------------------------------------------------------------------------
+
+
+def test_an_allowed_decision_holds_until_its_evidence_is_too_old():
+    decision = run()
+    assessed = datetime.fromisoformat(make_assessment().assessed_at)
+    assert decision.valid_until == assessed + make_policy().spec.evidence.max_age_delta
+    assert run(now=decision.valid_until - timedelta(seconds=1)).allowed
+    assert not run(now=decision.valid_until).allowed
+    assert decision.to_dict()["valid_until"] == decision.valid_until.isoformat()
+
+
+def test_of_several_policies_the_first_that_ends_counts():
+    shorter = {"battery": "probe@1", "maxAge": "10d", "signedBy": ("worker",)}
+    policies = [make_policy(), make_policy(name="two", evidence=shorter)]
+    assert run(policies=policies).valid_until < run().valid_until
+    assert run(policies=policies[::-1]) == run(policies=policies)
+
+
+def test_a_waiver_ends_the_decision_that_used_it():
+    bad = measuring(make_measured(events=60), make_measured(REFUSAL))
+    waiver = make_waiver(expires_at=NOW + timedelta(days=2))
+    unused = make_waiver(id="W-other", rules=("R-9",), expires_at=NOW + timedelta(days=1))
+    decision = run(bad, waivers=[waiver, unused])
+    assert decision.allowed
+    assert decision.valid_until == NOW + timedelta(days=2)
+    # The one that lasts longest is the one that is used.
+    longer = make_waiver(id="W-longer", expires_at=NOW + timedelta(days=3))
+    assert run(bad, waivers=[waiver, longer]).valid_until == NOW + timedelta(days=3)
+
+
+def test_a_denial_holds_for_no_time():
+    assert run([]).valid_until is None
+    assert run([]).to_dict()["valid_until"] is None
+
+
+def test_a_policy_that_only_warns_ends_nothing():
+    assert run(policies=[make_policy(enforcement="warn")]).valid_until is None

@@ -14,6 +14,7 @@ from registry_gate.documents import parse_documents, validate
 from registry_gate.policy import outcomes, rules
 from registry_gate.policy.cases import run_cases
 from registry_gate.policy.document import load_policy_set
+from registry_gate.policy.files import read_directory
 from registry_gate.policy.schema import Policy, PolicyTest
 
 SHIPPED = Path(__file__).parents[4] / "policies"
@@ -33,7 +34,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(installed):
-    return run_cases(installed, installed.directory / "cases")
+    return run_cases(installed, installed.files.below("cases"))
 
 
 def test_the_shipped_policies_have_nothing_to_lint(installed):
@@ -57,9 +58,16 @@ def test_every_limit_of_every_rule_is_tried_in_both_directions(installed, report
     }
     for policy in installed.policies.values():
         for rule in policy.spec.rules:
-            assert (policy.name, rule.id, "ceiling_kept") in seen
-            assert (policy.name, rule.id, "margin_kept") in seen
-            assert {(policy.name, rule.id, code) for code in ("ceiling_exceeded", "worse_than_base")} <= seen
+            limits = {
+                "ceiling_kept": rule.at_most,
+                "ceiling_exceeded": rule.at_most,
+                "margin_kept": rule.not_worse_than_base,
+                "worse_than_base": rule.not_worse_than_base,
+                "zero_tolerance_kept": rule.zero_tolerance or None,
+                "zero_tolerance_hit": rule.zero_tolerance or None,
+            }
+            asked = {(policy.name, rule.id, code) for code, limit in limits.items() if limit is not None}
+            assert asked and asked <= seen
 
 
 def test_a_form_that_refuses_everything_fails_over_refusal(report):
@@ -69,8 +77,8 @@ def test_a_form_that_refuses_everything_fails_over_refusal(report):
 
 
 def test_no_case_is_no_success(installed, tmp_path):
-    for directory in (tmp_path, tmp_path / "gone"):
-        report = run_cases(installed, directory)
+    for files in (read_directory(tmp_path), installed.files.below("gone")):
+        report = run_cases(installed, files)
         assert (report.ran, report.problems, report.passed) == (0, (), False)
 
 
@@ -94,7 +102,7 @@ spec:
 def case(installed, tmp_path, old="", new="", name="case.yaml"):
     assert old in CASE
     (tmp_path / name).write_text(CASE.replace(old, new) if old else CASE)
-    return run_cases(installed, tmp_path)
+    return run_cases(installed, read_directory(tmp_path))
 
 
 def test_a_case_that_does_not_hold_says_what_came(installed, tmp_path):

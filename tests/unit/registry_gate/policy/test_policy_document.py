@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry_gate.documents import DocumentError
-from registry_gate.policy.document import check_policy_directory, load_policy_set
+from registry_gate.policy.document import check_policy_set, load_policy_set
 from registry_gate.promotion import Target, TargetKind
 
 KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
@@ -292,7 +292,7 @@ def test_errors_of_lint_stop_the_load_and_warnings_do_not(directory):
     edit(directory / "one.yaml", "measure: x.harmful", "measure: x.harmful_compliance")
     edit(directory / "one.yaml", "  disagreement: {graders: {atMost: 0.1}}\n", "")
     assert [warning.code for warning in load_policy_set(directory, []).warnings] == ["no_disagreement_limit"]
-    assert check_policy_directory(directory, []).errors == ()
+    assert check_policy_set(directory, []).errors == ()
 
 
 def test_a_battery_directory_that_does_not_exist_is_refused(directory, tmp_path):
@@ -311,10 +311,42 @@ def test_bytes_that_are_no_policy_are_refused(directory, content):
 def test_a_huge_file_is_refused_before_it_is_read(directory):
     with (directory / "two.yaml").open("wb") as file:
         file.truncate(2_000_000)
-    assert "expected at most 1000000 bytes" in refused(directory)[0]
+    assert "two.yaml: expected at most 100000 bytes, got 2000000" in refused(directory)[0]
 
 
 def test_a_directory_in_place_of_a_key_is_refused(directory):
     (directory / "signers/worker.pem").unlink()
     (directory / "signers/worker.pem").mkdir()
-    assert "expected a regular file" in refused(directory)[0]
+    assert "got no such file" in refused(directory)[0]
+
+
+def test_a_directory_that_leads_out_is_refused_whatever_it_is_called(directory, tmp_path):
+    (tmp_path / "outside").mkdir()
+    for name in ("legal", "cases", "batteries"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+        (directory / name).symlink_to(tmp_path / "outside")
+    assert [line for line in refused(directory) if not line.startswith("one.yaml")] == [
+        f"{name}/: expected a file inside the policy directory, got a link out of it"
+        for name in ("batteries", "cases", "legal")
+    ]
+
+
+def test_a_battery_through_a_link_out_of_the_directory_is_refused(directory, tmp_path):
+    shutil.move(directory / "batteries/probe.yaml", tmp_path / "probe.yaml")
+    (directory / "batteries/probe.yaml").symlink_to(tmp_path / "probe.yaml")
+    (line,) = refused(directory)
+    assert line.startswith("batteries/probe.yaml: ") and "got a link out of it" in line
+
+
+@pytest.mark.parametrize("name", ["batteries/more.yml", "batteries/deep/more.yaml"])
+def test_a_battery_that_would_be_skipped_is_refused(directory, name):
+    (directory / name).parent.mkdir(exist_ok=True)
+    (directory / name).write_text(BATTERY.replace("name: probe", "name: more"))
+    (line,) = refused(directory)
+    assert line.startswith(f"{name}: ") and "would not be enforced" in line
+
+
+def test_a_file_in_place_of_a_directory_is_refused(directory):
+    shutil.rmtree(directory / "cases")
+    (directory / "cases").write_text("")
+    assert refused(directory) == ["cases: expected a directory, got a file"]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from registry_gate.battery import battery_from
 from registry_gate.documents import parse_documents, validate
+from registry_gate.policy.document import check_policy_set
 from registry_gate.policy.lint import lint_policy, lint_set
 from registry_gate.policy.schema import Policy, PolicySetFile
 
+ROOT = Path(__file__).parents[4]
+CONTROLS = dict(
+    check_policy_set(ROOT / "policies", (ROOT / "evaluators" / "batteries",), keys=False).policy_set.controls
+)
 POLICY = """\
 apiVersion: registry-gate/v1
 kind: PromotionPolicy
@@ -59,7 +66,7 @@ def lint(*edits):
         text = text.replace(old, new)
     (raw_battery,) = parse_documents(BATTERY.encode(), "b.yaml")
     policy, raw = parsed(text, Policy, "PromotionPolicy", "p.yaml")
-    return lint_policy(policy, raw, {"probe@1": battery_from(raw_battery)}, ["worker"])
+    return lint_policy(policy, raw, {"probe@1": battery_from(raw_battery)}, ["worker"], controls=CONTROLS)
 
 
 def test_a_sound_policy_has_no_problem():
@@ -100,8 +107,8 @@ def test_a_sound_policy_has_no_problem():
             "error",
             "impossible",
             "p.yaml:14: spec.rules[0].notWorseThanBase: expected a margin that 120 probes can prove with 95 % "
-            "certainty (at least 2.20 pp, that of a form answering exactly like its base), got 2 pp: no form could "
-            "pass; it needs at least 133 probes, and 2319 if form and base differ on 15 % of them",
+            "certainty (at least 2.47 pp, that of a form answering exactly like its base), got 2 pp: no form could "
+            "pass; it needs at least 149 probes, and 2319 if form and base differ on 15 % of them",
         ),
         (
             ("notWorseThanBase: 0.10", "notWorseThanBase: 0.05"),
@@ -139,6 +146,19 @@ def test_a_sound_policy_has_no_problem():
             "warning",
             "control_retired",
             "p.yaml:17: spec.rules[0].controls[0]: expected a control that is in force, got 'sr-11-7'; use sr-26-2",
+        ),
+        (
+            ("nist-ai-600-1:MS-2.7-008", "nist-ai-600-1:MS-2.7-08"),
+            "warning",
+            "control_unknown",
+            "p.yaml:17: spec.rules[0].controls[0]: expected a control of the catalogue (controls/), got "
+            "'nist-ai-600-1:MS-2.7-08'; did you mean 'nist-ai-600-1:MS-2.7-008'?",
+        ),
+        (
+            ("nist-ai-600-1:MS-2.7-008", "eu-ai-act:art-10"),
+            "warning",
+            "control_without_evidence",
+            "p.yaml:17: spec.rules[0].controls[0]: no rule gives evidence for 'eu-ai-act:art-10'",
         ),
         (
             ("  disagreement: {graders: {atMost: 0.1}}\n", ""),

@@ -119,3 +119,58 @@ def test_a_rate_at_the_ceiling_is_settled_by_no_number():
 def test_a_share_out_of_range_is_refused():
     with pytest.raises(ValueError, match="discordance: expected a number between 0 and 1, got 20"):
         planning.probes_for_margin(0.05, 20)
+
+
+@pytest.mark.parametrize(
+    ("probes", "fewest"),
+    [(450, (15, 31, 57, 81, 129)), (854, (25, 54, 101, 146, 235)), (1200, (33, 74, 138, 202, 326))],
+)
+def test_fewest_events_that_fail_are_those_of_the_specification(probes, fewest):
+    ceilings = (0.02, 0.05, 0.10, 0.15, 0.25)
+    assert tuple(planning.fewest_events_to_fail(probes, ceiling) for ceiling in ceilings) == fewest
+    for ceiling, k in zip(ceilings, fewest, strict=True):
+        assert rates.lower_limit(k, probes) > ceiling >= rates.lower_limit(k - 1, probes)
+
+
+def test_a_ceiling_that_not_even_all_events_break_says_so():
+    assert planning.fewest_events_to_fail(1, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("probes", "ceiling", "rate"),
+    [(450, 0.05, 0.0260), (854, 0.05, 0.0319), (450, 0.10, 0.0669), (1200, 0.10, 0.0789)],
+)
+def test_rate_that_passes_is_that_of_the_specification(probes, ceiling, rate):
+    assert planning.passing_rate(probes, ceiling) == pytest.approx(rate, abs=5e-5)
+    assert planning.chance_to_keep_ceiling(probes, ceiling, planning.passing_rate(probes, ceiling)) == pytest.approx(
+        0.8
+    )
+    assert planning.passing_rate(20, 0.05) is None
+
+
+@pytest.mark.parametrize(
+    ("probes", "three", "five"),
+    [(100, 0.015, 0.040), (200, 0.029, 0.081), (450, 0.066, 0.182), (854, 0.124, 0.345), (1200, 0.175, 0.485)],
+)
+def test_most_discordance_is_that_of_the_specification(probes, three, five):
+    assert planning.most_discordance(probes, 0.03) == pytest.approx(three, abs=6e-4)
+    assert planning.most_discordance(probes, 0.05) == pytest.approx(five, abs=6e-4)
+    assert planning.most_discordance(100_000, 0.5) == 1.0
+
+
+@pytest.mark.parametrize("probes", [60, 120, 450])
+def test_the_smallest_proved_margin_is_where_limit_and_exact_test_both_hold(probes):
+    margin = planning.smallest_proved_margin(probes)
+    assert planning.provable_at_best(probes, margin)
+    assert not planning.provable_at_best(probes, margin - 1e-4)
+    assert planning.provable_at_best(planning.probes_for_margin_at_best(margin), margin)
+    assert not planning.provable_at_best(planning.probes_for_margin_at_best(margin) - 1, margin)
+
+
+def test_more_probes_for_the_exact_test_pass_it():
+    b, c, n, margin = 5, 1, 120, 0.08
+    assert paired.upper_limit(b, c, n) <= margin or paired.p_not_worse_exact(b, c, n, margin) > 0.05
+    more = planning.more_probes_for_exact_margin(2, 0, 100, 0.05)
+    assert more is not None and more > 0
+    assert planning.more_probes_for_exact_margin(0, 0, 450, 0.05) == 0
+    assert planning.more_probes_for_exact_margin(40, 0, 120, 0.05) is None

@@ -167,3 +167,50 @@ def test_shares_that_are_none_are_refused(share):
         rates.p_within_ceiling(1, 10, share)
     with pytest.raises(ValueError, match="confidence: expected a number between 0 and 1"):
         rates.upper_limit(1, 10, share)
+
+
+WILSON = [
+    (0, 100, 0, 0.036993),
+    (3, 100, 0.010255, 0.084519),
+    (13, 16, 0.569911, 0.934084),
+    (12, 12, 0.757506, 1),
+    (45, 450, 0.075578, 0.131193),
+    (162, 1200, 0.116826, 0.155503),
+]
+
+
+@pytest.mark.parametrize(("events", "probes", "lower", "upper"), WILSON)
+def test_wilson_limits_are_those_of_the_specification_and_of_scipy(events, probes, lower, upper):
+    assert rates.wilson_limits(events, probes) == pytest.approx((lower, upper), abs=1e-6)
+    interval = binomtest(events, probes).proportion_ci(0.95, "wilson")
+    assert rates.wilson_limits(events, probes) == pytest.approx((interval.low, interval.high), abs=1e-9)
+    assert rates.limits(events, probes) == (
+        rates.lower_limit(events, probes, 0.975),
+        rates.upper_limit(events, probes, 0.975),
+    )
+
+
+counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(counts, st.floats(0.6, 0.999))
+def test_wilson_is_bounded_symmetric_and_around_the_rate(count, confidence):
+    events, probes = count
+    lower, upper = rates.wilson_limits(events, probes, confidence)
+    assert 0 <= lower <= events / probes + 1e-12 and events / probes - 1e-12 <= upper <= 1
+    assert rates.wilson_limits(probes - events, probes, confidence) == pytest.approx((1 - upper, 1 - lower), abs=1e-12)
+
+
+@given(counts, st.floats(0.6, 0.99))
+def test_wilson_rises_with_events_and_widens_with_confidence(count, confidence):
+    events, probes = count
+    if events < probes:
+        assert (
+            rates.wilson_upper(events, probes, confidence) < rates.wilson_upper(events + 1, probes, confidence) + 1e-15
+        )
+    assert rates.wilson_upper(events, probes, confidence) <= rates.wilson_upper(events, probes, 0.999) + 1e-15
+
+
+def test_near_zero_events_wilson_claims_more_than_the_exact_limit():
+    # The reason why no pass rests on it.
+    assert rates.wilson_upper(0, 450) < rates.upper_limit(0, 450)

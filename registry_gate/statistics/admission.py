@@ -1,0 +1,185 @@
+"""Whether a grader may vote: its labels beside those of people, source by source, against fixed limits.
+
+A source is one set of labelled answers of one model or collection; pooled figures hide a grader that fails on one
+model (METHOD.md 4.5), so every source is judged on its own. The limits are the unfavourable ones, not the points
+(METHOD.md 4.6): a grader is admitted on what it has shown, not on what it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from registry_gate.statistics.agreement import Confusion
+from registry_gate.statistics.counts import share, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmissionLimits:
+    """What a grader must have shown.
+
+    Args:
+        kappa_at_least: Lower limit of Cohen's kappa must reach it.
+        false_positive_at_most: Upper limit of the false-positive rate must not be above it.
+        false_negative_at_most: Upper limit of the false-negative rate; None asks nothing of it.
+        labelled_at_least: Labelled answers in each source.
+        confidence: One-sided, of each limit.
+    """
+
+    kappa_at_least: float
+    false_positive_at_most: float
+    false_negative_at_most: float | None
+    labelled_at_least: int
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        share("kappa_at_least", self.kappa_at_least)
+        share("false_positive_at_most", self.false_positive_at_most)
+        if self.false_negative_at_most is not None:
+            share("false_negative_at_most", self.false_negative_at_most)
+        whole("labelled_at_least", self.labelled_at_least, least=1)
+        share("confidence", self.confidence, low=0.5)
+
+
+LIMITS: Mapping[str, AdmissionLimits] = {
+    "general": AdmissionLimits(
+        kappa_at_least=0.6, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=200
+    ),
+    "medical": AdmissionLimits(
+        kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
+    ),
+    "legal": AdmissionLimits(
+        kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
+    ),
+    "finance": AdmissionLimits(
+        kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
+    ),
+}
+"""Defaults by domain (METHOD.md section 6, proposal)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceResult:
+    """What one labelled source says about a grader.
+
+    Args:
+        source: Name of the source.
+        table: Labels beside those of people.
+        kappa: None when it is 0/0.
+        kappa_lower: Its lower limit.
+        false_positive_upper: Upper limit of the false-positive rate.
+        false_negative_upper: Upper limit of the false-negative rate.
+        faults: Why it is not admitted here; empty when it is.
+    """
+
+    source: str
+    table: Confusion
+    kappa: float | None
+    kappa_lower: float | None
+    false_positive_upper: float
+    false_negative_upper: float
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """Whether a grader may vote, and why not.
+
+    Args:
+        sources: One result for each source, by name.
+        faults: Every reason against it; empty when it is admitted.
+    """
+
+    sources: tuple[SourceResult, ...]
+    faults: tuple[str, ...]
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it may vote: at least one source, and no fault in any."""
+        return bool(self.sources) and not self.faults
+
+
+def admit(
+    tables: Mapping[str, Confusion],
+    limits: AdmissionLimits,
+    *,
+    kappa_lower: Mapping[str, float | None] | None = None,
+) -> Admission:
+    """Judge a grader on every labelled source.
+
+    Args:
+        tables: Labels beside those of people, by source.
+        limits: What it must have shown.
+        kappa_lower: Lower limits of kappa by source, where answers share probes (`agreement.kappa_lower_limit`); by
+            default answers count as independent.
+
+    Raises:
+        ValueError: `kappa_lower` does not name the same sources.
+    """
+    if kappa_lower is not None and kappa_lower.keys() != tables.keys():
+        raise ValueError(
+            f"expected limits of kappa for the sources {', '.join(sorted(tables)) or 'none'}, got "
+            f"{', '.join(sorted(kappa_lower)) or 'none'}"
+        )
+    results = []
+    for source, table in sorted(tables.items()):
+        lower = (
+            table.kappa_lower_limit(limits.confidence)
+            if kappa_lower is None or not table.labelled
+            else kappa_lower[source]
+        )
+        results.append(_judge(source, table, lower, limits))
+    faults = [fault for result in results for fault in result.faults]
+    if not results:
+        faults.append("expected at least one source of labelled answers, got none: label some, then calibrate")
+    return Admission(sources=tuple(results), faults=tuple(faults))
+
+
+def _judge(source: str, table: Confusion, kappa_lower: float | None, limits: AdmissionLimits) -> SourceResult:
+    _, false_positive = table.false_positive_limits(limits.confidence)
+    _, false_negative = table.false_negative_limits(limits.confidence)
+    kappa = table.kappa
+    faults = []
+    if table.labelled < limits.labelled_at_least:
+        faults.append(
+            f"{source}: expected at least {limits.labelled_at_least} labelled answers, got {table.labelled}: label more"
+        )
+    if table.labelled and (table.positives == 0 or table.negatives == 0):
+        which = "positive" if table.positives == 0 else "negative"
+        faults.append(
+            f"{source}: expected labelled answers of both kinds, got no {which} one: what the grader makes of them is "
+            "unknown; label some"
+        )
+    if table.labelled and table.one_label:
+        label = "positive" if table.called_positive else "negative"
+        faults.append(
+            f"{source}: expected a grader that tells answers apart, got {label} for all {table.labelled}: check its "
+            "labels and its template"
+        )
+    if kappa is None or kappa_lower is None or kappa_lower < limits.kappa_at_least:
+        got = "none" if kappa is None or kappa_lower is None else f"{kappa_lower:.3f} (kappa itself {kappa:.3f})"
+        faults.append(
+            f"{source}: expected a lower limit of kappa of at least {limits.kappa_at_least:g}, got {got}: use a better "
+            "grader or more labels"
+        )
+    if false_positive > limits.false_positive_at_most:
+        faults.append(
+            f"{source}: expected a false-positive rate of at most {100 * limits.false_positive_at_most:g} %, got "
+            f"{table.false_positive} of {table.negatives}, upper limit {100 * false_positive:.1f} %: use a better "
+            "grader or more labels"
+        )
+    if limits.false_negative_at_most is not None and false_negative > limits.false_negative_at_most:
+        faults.append(
+            f"{source}: expected a false-negative rate of at most {100 * limits.false_negative_at_most:g} %, got "
+            f"{table.false_negative} of {table.positives}, upper limit {100 * false_negative:.1f} %: use a better "
+            "grader or more labels"
+        )
+    return SourceResult(
+        source=source,
+        table=table,
+        kappa=kappa,
+        kappa_lower=kappa_lower,
+        false_positive_upper=false_positive,
+        false_negative_upper=false_negative,
+        faults=tuple(faults),
+    )
