@@ -33,6 +33,8 @@ class GateSettings(_Section):
     Args:
         policies: Where the policy set is: a directory, or an address that begins with `git+` or `s3://`
             (`policy/places.py`). The word was `policy_dir`, which is understood.
+        policies_key: Public key that must have signed the policy set, or a directory of several; None asks for none.
+            No variable sets it, because none may weaken a verdict.
         signing_key: Private Ed25519 key in PEM, mode 0600, server side; signs allowed decisions, so that `verify` needs
             no ledger. Its public half lies beside it, with the ending `.pem`.
         trusted_proxies: Addresses or networks (`10.0.0.0/8`) of proxies whose word on who asks is taken.
@@ -40,6 +42,7 @@ class GateSettings(_Section):
     """
 
     policies: Path | str = Path("policies")
+    policies_key: Path | None = None
     signing_key: Path = Path("keys/gate.key")
     trusted_proxies: tuple[str, ...] = ()
     identity_header: str | None = None
@@ -176,6 +179,7 @@ _OTHER_VARIABLES = frozenset({"CONFIG", "BENCHMARKS"})
 
 _PATHS = {
     ("gate", "policies"),
+    ("gate", "policies_key"),
     ("gate", "signing_key"),
     ("worker", "signing_key"),
     ("worker", "work_dir"),

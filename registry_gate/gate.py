@@ -28,11 +28,12 @@ from registry_gate.ledger.frozen import FrozenTrees, Held
 from registry_gate.ledger.store import as_text
 from registry_gate.pending import PendingReads
 from registry_gate.policy.document import PolicySet
-from registry_gate.policy.files import UnreachableError
+from registry_gate.policy.files import UnreachableError, UnsignedError
 from registry_gate.policy.grants import CLOCK_TOLERANCE
 from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
 from registry_gate.policy.rules import decide
 from registry_gate.policy.source import PolicySource
+from registry_gate.policy_uses import PolicyUses
 from registry_gate.promotion import ModelVersionRef, Move, PromotionRequest
 
 LIMIT_S = 2.0
@@ -78,6 +79,7 @@ class Review:
         decisions: One for each move, in the request's order.
         needed: Assessments to request when the call is denied.
         forms: The forms that were decided on, as they were read; none of a version that no policy governs.
+        policy_set: The policy set in force; None when none could be loaded.
     """
 
     request: PromotionRequest
@@ -85,6 +87,7 @@ class Review:
     decisions: tuple[StoredDecision, ...]
     needed: tuple[NeededAssessment, ...]
     forms: Mapping[ModelVersionRef, FormManifest] = field(default_factory=dict)
+    policy_set: PolicySet | None = None
 
     @property
     def allowed(self) -> bool:
@@ -209,6 +212,7 @@ class Gate:
         self.forms = forms
         self.key = key
         self._clock = clock
+        self._uses = PolicyUses(ledger, policies)
         self._reads = PendingReads(lambda v: self.forms.read(v), lambda v, digest: self.forms.unchanged(v, digest))
 
     def review(self, request: PromotionRequest) -> Review:
@@ -263,6 +267,7 @@ class Gate:
             decisions=tuple(decisions),
             needed=tuple(needed.values()),
             forms={version: form for version, form in forms.items() if isinstance(form, FormManifest)},
+            policy_set=policy_set if isinstance(policy_set, PolicySet) else None,
         )
 
     def _clock_fault(self, now: datetime) -> str | None:
@@ -300,6 +305,8 @@ class Gate:
     ) -> Decision:
         if isinstance(policy_set, UnreachableError):
             decision = _denied(form, policy_set.code, f"nobody knows which policies are in force: {policy_set}")
+        elif isinstance(policy_set, UnsignedError):
+            decision = _denied(form, policy_set.code, f"the policies are not signed as they must be: {policy_set}")
         elif isinstance(policy_set, PolicyError):
             decision = _denied(form, "policies_invalid", f"the policy set cannot be loaded: {policy_set}")
         elif clock_fault is not None:
@@ -454,6 +461,7 @@ class Gate:
         trees = FrozenTrees(self.ledger)
         for files in held.values():
             trees.require_no_writes(connection, files)
+        self._note_policies(connection, review)
         ids = tuple(self.ledger.record_decision(connection, stored) for stored in review.decisions)
         for stored, decision in zip(review.decisions, ids, strict=True):
             version = stored.move.version
@@ -515,9 +523,14 @@ class Gate:
             for reason in stored.decision.reasons
         )
         with self.ledger.transaction() as connection:
+            self._note_policies(connection, review)
             ids = tuple(self.ledger.record_decision(connection, stored) for stored in denied)
             requests = tuple(self.request(connection, needed, again=again) for needed in review.needed)
         return Denial(review=review, decision_ids=ids, requests=requests)
+
+    def _note_policies(self, connection: Connection, review: Review) -> None:
+        if review.policy_set is not None:
+            self._uses.note(connection, review.policy_set, review.decided_at)
 
     def request(self, connection: Connection, needed: NeededAssessment, *, again: bool = False) -> AssessmentRequest:
         """The ledger's request for a needed assessment."""

@@ -14,16 +14,16 @@ LAYERS = {
     **dict.fromkeys(("errors", "promotion", "form", "assessment", "decision"), 0),
     **dict.fromkeys(("statistics", "documents", "battery", "config"), 1),
     **dict.fromkeys(("artifact", "policy", "evidence"), 2),
-    **dict.fromkeys(("ledger", "pending"), 3),
-    **dict.fromkeys(("standing", "gate", "grants"), 4),
+    **dict.fromkeys(("ledger", "pending", "signed_policies"), 3),
+    **dict.fromkeys(("standing", "gate", "grants", "policy_uses"), 4),
     **dict.fromkeys(("reconcile", "past"), 5),
     **dict.fromkeys(("mlflow_plugin", "web"), 5),
     "worker": 6,
     "cli": 7,
 }
-BESIDE = {"assessment": {"errors"}, "battery": {"documents"}, "gate": {"grants"}}
+BESIDE = {"assessment": {"errors"}, "battery": {"documents"}, "gate": {"grants", "policy_uses"}}
 """Imports within a layer: reading an assessment back raises an error; a battery is a document; a review fetches
-waivers."""
+what people signed and puts down which policies it rests on."""
 
 ENTRY_POINTS = {"__main__"}
 """`python -m registry_gate` is the command line under another name."""

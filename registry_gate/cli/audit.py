@@ -186,15 +186,16 @@ def reconcile(
     from registry_gate.cli.break_glass import announce
     from registry_gate.ledger import Ledger
     from registry_gate.ledger.store import utc_now
-    from registry_gate.policy.source import PATIENT_S, PolicySource
+    from registry_gate.policy.source import PATIENT_S
     from registry_gate.reconcile import Reconciler
+    from registry_gate.signed_policies import policy_source
 
     settings = settings_of(ctx, mlflow__tracking_uri=tracking_uri)
     ledger = Ledger.connect(settings.require_ledger())
     announce(ledger, settings)
     reconciler = Reconciler(
         ledger=ledger,
-        policies=PolicySource(settings.gate.policies, settings.battery_dirs, wait_s=PATIENT_S),
+        policies=policy_source(settings, wait_s=PATIENT_S),
         forms=None if pointers_only else _forms(settings, ledger, artifacts),
         keys=lambda: _public_keys(settings, key),
         clock=utc_now,

@@ -9,13 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry_gate.cli.common import format_option, print_json, root_cause, settings_of, tracking_uri_option
 from registry_gate.config import CONFIG_FILE, Settings
 from registry_gate.errors import ConfigError, RegistryGateError
+
+if TYPE_CHECKING:
+    from registry_gate.policy.files import PolicyFiles
 
 _HERE = Path(__file__).resolve()
 
@@ -28,6 +31,7 @@ CONFIG_TEXT = """\
 
 [gate]
 policies = "policies"             # a directory, git+file:///REPOSITORY@BRANCH#FOLDER, or s3://BUCKET/PREFIX
+# policies_key = "keys/policies.pem"  # then only policies that this key signed are in force (registry-gate policy sign)
 signing_key = "keys/gate.key"     # MLflow server only; deployments verify with its public half, keys/gate.pem
 
 [ledger]
@@ -222,7 +226,18 @@ def _policies(settings: Settings) -> str:
     loaded = load_policy_set(settings.gate.policies, settings.battery_dirs)
     revision = f" at {loaded.files.revision}" if loaded.files.revision else ""
     counts = f"{len(loaded.policies)} policies, {len(loaded.batteries)} batteries"
-    return f"{counts}, digest {loaded.digest}, from {loaded.files.place}{revision}"
+    return f"{counts}, digest {loaded.digest}, from {loaded.files.place}{revision}{_signature(settings, loaded.files)}"
+
+
+def _signature(settings: Settings, files: PolicyFiles) -> str:
+    """By whom the policies are signed, and until when."""
+    from registry_gate.signed_policies import require_signature
+
+    if settings.gate.policies_key is None:
+        return ""
+    signature = require_signature(files, settings.gate.policies_key, datetime.now(UTC))
+    until = "" if signature.expires_at is None else f", until {signature.expires_at:%Y-%m-%d %H:%M} UTC"
+    return f", signed by {', '.join(signature.signers)} on {signature.signed_at:%Y-%m-%d}{until}"
 
 
 def _ledger(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from registry_gate.cli.common import PLACE, print_json, settings_of
 from registry_gate.cli.policy_new import new
 from registry_gate.cli.policy_reading import diff, explain, schema
 from registry_gate.cli.policy_replay import replay
-from registry_gate.cli.policy_sets import publish
+from registry_gate.cli.policy_sets import history, key, publish, sign
 
 
 @click.group()
@@ -18,7 +18,7 @@ def policy() -> None:
     """Check, test, explain and compare policy files. policies/README.md says how to write one."""
 
 
-for command in (new, explain, diff, replay, schema, publish):
+for command in (new, explain, diff, replay, schema, publish, key, sign, history):
     policy.add_command(command)
 
 

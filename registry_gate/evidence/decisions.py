@@ -19,7 +19,7 @@ from registry_gate.assessment import STRICT
 from registry_gate.errors import EvidenceError, IntegrityError
 from registry_gate.evidence.envelope import envelope_digest, open_envelope, seal
 from registry_gate.evidence.keys import DecisionSigner
-from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, STATEMENT_TYPE, strict_json
+from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, STATEMENT_TYPE, schema_faults, strict_json
 from registry_gate.form import BaseReference, canonical_json
 from registry_gate.promotion import Target, TargetKind
 
@@ -244,12 +244,9 @@ def _parse(payload: bytes) -> _Statement:
     try:
         wire = _Statement.model_validate_json(payload)
     except ValidationError as err:
-        details = "; ".join(
-            f"{'.'.join(str(step) for step in e['loc']) or 'statement'}: {e['msg']}"
-            for e in err.errors(include_url=False, include_input=False)
-        )
         raise EvidenceError(
-            f"expected a signed decision (in-toto statement of predicate type {PREDICATE_TYPE}), got: {details}",
+            f"expected a signed decision (in-toto statement of predicate type {PREDICATE_TYPE}), got: "
+            f"{schema_faults(err)}",
             code="statement_schema",
         ) from err
     said = wire.predicate.decision

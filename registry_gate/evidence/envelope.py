@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from registry_gate.assessment import Assessment
 from registry_gate.errors import ConfigError, IntegrityError
 from registry_gate.evidence.keys import DecisionSigner, EvidenceSigner, keys_by_id
-from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, Statement, parse_statement, strict_json
+from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, Statement, parse_statement, schema_faults, strict_json
 from registry_gate.form import canonical_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -154,12 +154,8 @@ def open_envelope(envelope: bytes, signers: Mapping[str, bytes]) -> Opened:
     try:
         wire = _Envelope.model_validate_json(canonical_json(data))
     except ValidationError as err:
-        details = "; ".join(
-            f"{'.'.join(str(step) for step in e['loc']) or 'envelope'}: {e['msg']}"
-            for e in err.errors(include_url=False, include_input=False)
-        )
         raise IntegrityError(
-            f"expected a DSSE envelope with payload, payloadType and signatures, got: {details}",
+            f"expected a DSSE envelope with payload, payloadType and signatures, got: {schema_faults(err, 'envelope')}",
             code="envelope_malformed",
         ) from err
 

@@ -20,7 +20,7 @@ from registry_gate.decision import Approval, BreakGlass, Waiver
 from registry_gate.errors import EvidenceError, IntegrityError
 from registry_gate.evidence.envelope import Opened, open_envelope, seal
 from registry_gate.evidence.keys import DecisionSigner
-from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, STATEMENT_TYPE, strict_json
+from registry_gate.evidence.statement import MAX_STATEMENT_BYTES, STATEMENT_TYPE, moment_of, schema_faults, strict_json
 from registry_gate.form import canonical_json
 
 WAIVER_TYPE = "https://registry-gate.dev/waiver/v1"
@@ -165,8 +165,8 @@ def verify_waiver(envelope: bytes, people: Mapping[str, bytes], workspace: str) 
         requester=said.requester,
         reason=said.reason,
         ticket=said.ticket,
-        granted_at=_moment(said.granted_at, "granted_at"),
-        expires_at=_moment(said.expires_at, "expires_at"),
+        granted_at=moment_of(said.granted_at, "granted_at"),
+        expires_at=moment_of(said.expires_at, "expires_at"),
     )
 
 
@@ -189,7 +189,7 @@ def verify_approval(envelope: bytes, people: Mapping[str, bytes], workspace: str
         approver=said.approver,
         requester=said.requester,
         reason=said.reason,
-        approved_at=_moment(said.approved_at, "approved_at"),
+        approved_at=moment_of(said.approved_at, "approved_at"),
     )
 
 
@@ -211,8 +211,8 @@ def verify_break_glass(envelope: bytes, people: Mapping[str, bytes], workspace: 
         ticket=said.ticket,
         workspace=said.workspace,
         models=said.models,
-        opened_at=_moment(said.opened_at, "opened_at"),
-        expires_at=_moment(said.expires_at, "expires_at"),
+        opened_at=moment_of(said.opened_at, "opened_at"),
+        expires_at=moment_of(said.expires_at, "expires_at"),
     )
 
 
@@ -229,7 +229,7 @@ def verify_revocation(envelope: bytes, people: Mapping[str, bytes]) -> Revocatio
         revokes=said.revokes,
         person=said.person,
         reason=said.reason,
-        revoked_at=_moment(said.revoked_at, "revoked_at"),
+        revoked_at=moment_of(said.revoked_at, "revoked_at"),
     )
 
 
@@ -361,24 +361,11 @@ def _parse(payload: bytes, model: type[S], predicate_type: str) -> S:
     try:
         return model.model_validate_json(payload)
     except ValidationError as err:
-        details = "; ".join(
-            f"{'.'.join(str(step) for step in e['loc']) or 'statement'}: {e['msg']}"
-            for e in err.errors(include_url=False, include_input=False)
-        )
         raise EvidenceError(
-            f"expected an in-toto statement of predicate type {predicate_type}, got: {details}", code="statement_schema"
+            f"expected an in-toto statement of predicate type {predicate_type}, got: {schema_faults(err)}",
+            code="statement_schema",
         ) from err
 
 
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat()
-
-
-def _moment(text: str, what: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise EvidenceError(f"expected {what} to be a moment with zone, got {text!r}", code="statement_schema")
-    return moment

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, Field, ValidationError
@@ -170,12 +171,9 @@ def parse_statement(data: bytes) -> Statement:
     try:
         wire = _Statement.model_validate_json(data)
     except ValidationError as err:
-        details = "; ".join(
-            f"{'.'.join(str(step) for step in e['loc']) or 'statement'}: {e['msg']}"
-            for e in err.errors(include_url=False, include_input=False)
-        )
         raise EvidenceError(
-            f"expected an in-toto statement of predicate type {PREDICATE_TYPE}, got: {details}", code="statement_schema"
+            f"expected an in-toto statement of predicate type {PREDICATE_TYPE}, got: {schema_faults(err)}",
+            code="statement_schema",
         ) from err
     listed = wire.predicate.manifest
     paths = [entry.path for entry in listed.files]
@@ -214,6 +212,29 @@ def parse_statement(data: bytes) -> Statement:
         manifest=manifest,
         producer=Producer(**wire.predicate.producer.model_dump()),
     )
+
+
+def schema_faults(err: ValidationError, root: str = "statement") -> str:
+    """What is wrong with a document, field by field; never its values."""
+    return "; ".join(
+        f"{'.'.join(str(step) for step in e['loc']) or root}: {e['msg']}"
+        for e in err.errors(include_url=False, include_input=False)
+    )
+
+
+def moment_of(text: str, what: str) -> datetime:
+    """A moment as statements write it.
+
+    Raises:
+        EvidenceError: It is none, or has no zone.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise EvidenceError(f"expected {what} to be a moment with zone, got {text!r}", code="statement_schema")
+    return moment
 
 
 def strict_json(data: bytes, what: str, max_bytes: int) -> Any:

@@ -16,7 +16,20 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, create_engine, delete, event, insert, or_, select, union_all, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry_gate.decision import Decision
@@ -365,9 +378,36 @@ class Ledger:
             found = [str(at) for at in connection.execute(_LATEST_MOMENT).scalars() if at is not None]
         return datetime.fromisoformat(max(found)) if found else None
 
-    def record_event(self, connection: Connection, kind: str, body: Mapping[str, Any]) -> int:
-        """Write an audit entry that is no decision, e.g. a demotion."""
-        return chain.append(connection, at=as_text(self.clock()), event=kind, body=body)
+    def record_event(
+        self, connection: Connection, kind: str, body: Mapping[str, Any], *, at: datetime | None = None
+    ) -> int:
+        """Write an audit entry that is no decision, e.g. a demotion. `at` is when; now where it is not given."""
+        return chain.append(connection, at=as_text(at or self.clock()), event=kind, body=body)
+
+    def last_event(self, connection: Connection, kind: str) -> dict[str, Any] | None:
+        """What the last audit entry of a kind says; None where there is none."""
+        query = select(AUDIT.c.body).where(AUDIT.c.event == kind).order_by(AUDIT.c.seq.desc()).limit(1)
+        body = connection.execute(query).scalar_one_or_none()
+        return None if body is None else dict(json.loads(body))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What all audit entries of a kind say, oldest first, with `at` and `seq`. Nothing is verified."""
+        query = select(AUDIT.c.seq, AUDIT.c.at, AUDIT.c.body).where(AUDIT.c.event == kind).order_by(AUDIT.c.seq)
+        with _as_ledger_error(), self.connection() as connection:
+            return [{"seq": int(seq), "at": at, **json.loads(body)} for seq, at, body in connection.execute(query)]
+
+    def decided_by(self) -> dict[str, tuple[int, int]]:
+        """(allowed, denied) decisions by the digest of the policy set that was in force."""
+        query = select(DECISION.c.policy_set_digest, DECISION.c.allowed, func.count()).group_by(
+            DECISION.c.policy_set_digest, DECISION.c.allowed
+        )
+        found: dict[str, tuple[int, int]] = {}
+        with _as_ledger_error(), self.connection() as connection:
+            for digest, allowed, count in connection.execute(query):
+                if digest is not None:
+                    before = found.get(digest, (0, 0))
+                    found[digest] = (before[0] + count, before[1]) if allowed else (before[0], before[1] + count)
+        return found
 
     def decision(self, decision_id: str) -> RecordedDecision | None:
         """One decision by its id. Its row is a claim: compare it with the audit chain and its signature."""

@@ -57,8 +57,8 @@ from registry_gate.mlflow_plugin.actor import Identity
 from registry_gate.mlflow_plugin.candidate import PROMPT_SOURCES, Candidates
 from registry_gate.mlflow_plugin.status import DOCTOR_TAG, server_status
 from registry_gate.mlflow_plugin.tripwire import Permit, hold_in, permitted, promoted_names, protect, record_in, refusal
-from registry_gate.policy.source import PolicySource
 from registry_gate.promotion import PROMOTED_STAGES, ModelVersionRef, Move, PromotionRequest, Target, TargetKind
+from registry_gate.signed_policies import policy_source
 
 PREFIX = "gated:"
 MUTABLE_SCHEMES = frozenset({"runs"})
@@ -192,7 +192,7 @@ class GatedStore:
         self._candidates = Candidates(self._location, FrozenTrees(ledger).writes_at)
         self._gate = Gate(
             ledger=ledger,
-            policies=PolicySource(settings.gate.policies, settings.battery_dirs),
+            policies=policy_source(settings),
             forms=self._candidates,
             key=GateKey(settings.gate.signing_key),
             clock=utc_now,

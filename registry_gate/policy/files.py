@@ -21,6 +21,8 @@ POLICY_SET_FILE = "policy-set.yaml"
 CASES_DIRECTORY = "cases"
 BATTERIES_DIRECTORY = "batteries"
 CONTROLS_DIRECTORY = "controls"
+SIGNATURE_FILE = "policy-set.dsse.json"
+"""Who signed all other files of the set (`registry-gate policy sign`)."""
 SUB_DIRECTORIES = (CASES_DIRECTORY, BATTERIES_DIRECTORY, CONTROLS_DIRECTORY)
 """Directories in which YAML files may lie; anywhere else one would be enforced by nobody."""
 
@@ -35,6 +37,12 @@ class UnreachableError(PolicyError):
     """A place does not say what it holds: the operator must act, or time must pass."""
 
     code = "policies_unreachable"
+
+
+class UnsignedError(PolicyError):
+    """A set is not signed by somebody who may, whatever it says."""
+
+    code = "policies_unsigned"
 
 
 Fingerprint = tuple[tuple[str, int, int, int, int], ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,9 @@ class PolicySource:
         monotonic: Clock of ages, seconds.
     """
 
+    unwatched: tuple[str, ...] = (CASES_DIRECTORY,)
+    """Directories of the set whose files may change without another look. Cases do not matter to decisions."""
+
     def __init__(
         self,
         place: Path | str,
@@ -88,6 +91,11 @@ class PolicySource:
             raise loaded
         return loaded
 
+    def signed(self, policy_set: PolicySet) -> Mapping[str, str] | None:
+        """Who signed a set, as the audit chain keeps it; None where that is not asked."""
+        del policy_set  # of any set; `SignedSource` looks at it
+        return None
+
     def prepare(self) -> None:
         """Begin to ask, so that the first review need not wait. A directory is read when it is needed."""
         if isinstance(self.place, str):
@@ -95,9 +103,8 @@ class PolicySource:
 
     def _of_directory(self, directory: Path) -> PolicySet | PolicyError:
         try:
-            # Cases do not matter to decisions.
             roots = (directory, *self._battery_dirs)
-            seen = tuple(fingerprint(root, skip=(CASES_DIRECTORY,)) for root in roots)
+            seen = tuple(fingerprint(root, skip=self.unwatched) for root in roots)
         except PolicyError as err:
             return err
         if self._loaded is None or seen != self._seen:

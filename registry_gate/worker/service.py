@@ -35,7 +35,9 @@ from registry_gate.evidence.keys import EvidenceSigner, load_signer
 from registry_gate.grants import record_ends
 from registry_gate.ledger import AssessmentRequest, Ledger
 from registry_gate.policy.outcomes import stopping_tests
-from registry_gate.policy.source import PATIENT_S, PolicySource
+from registry_gate.policy.source import PATIENT_S
+from registry_gate.policy_uses import PolicyUses
+from registry_gate.signed_policies import policy_source
 from registry_gate.statistics.sequential import FailTest
 from registry_gate.web.summary import Summary, policies_for, summarise
 from registry_gate.worker.assess import Assessor, evidence_dir, signed_evidence
@@ -97,7 +99,8 @@ class Worker:
         self.settings = settings.worker
         self.ledger = ledger
         self.console = console
-        self.policies = PolicySource(settings.gate.policies, settings.battery_dirs, wait_s=PATIENT_S)
+        self.policies = policy_source(settings, wait_s=PATIENT_S)
+        self._uses = PolicyUses(ledger, self.policies)
         self.signer: EvidenceSigner = load_signer(self.settings.signing_key)
         self._require_known_key()
         try:
@@ -137,7 +140,7 @@ class Worker:
                 try:
                     if (now - last_seen).total_seconds() > 10:
                         self.ledger.worker_seen(self.settings.id, "idle")
-                        self._record_ends(now)
+                        self._record_what_time_brought(now)
                         last_seen = now
                     request = self.ledger.claim(self.settings.id, self._lease)
                 except LedgerError as err:
@@ -153,10 +156,16 @@ class Worker:
                 ended += 1
         return ended
 
-    def _record_ends(self, now: datetime) -> None:
-        """Put down that break-glass ended, for whoever reads the audit chain; it ends by the clock all the same."""
+    def _record_what_time_brought(self, now: datetime) -> None:
+        """Put down, for whoever reads the audit chain, that other policies came into force or that break-glass ended.
+
+        Both are so by the place and the clock all the same.
+        """
         try:
-            for opened in record_ends(self.ledger, self.policies.current(), now):
+            policy_set = self.policies.current()
+            with self.ledger.transaction() as connection:
+                self._uses.note(connection, policy_set, now)
+            for opened in record_ends(self.ledger, policy_set, now):
                 _logger.warning("break-glass %s of %s ended at %s", opened.id, opened.person, opened.expires_at)
         except PolicyError as err:
             _logger.warning("%s", err)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from answers import Run
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "evaluators" / "graders"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "evaluators" / "graders"))
 
 from checkpoint_builders import make_checkpoint
 
