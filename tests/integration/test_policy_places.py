@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import requests
 from conftest import Installation, Server, assert_invariant, free_port, gated_server
 
+from registry_gate.evidence.keys import generate_key
 from registry_gate.policy.document import load_policy_set
 from registry_gate.policy.files import read_directory
 from registry_gate.policy.s3_place import S3Place
@@ -184,6 +186,64 @@ def test_a_branch_in_git(installation: Callable[..., Installation], clinical: st
         time.sleep(GRACE_S)
         codes, text = ask(server, clinical, version, "live")
         assert codes == ["policies_invalid"] and "expected a git repository at " in text
+
+
+def test_a_set_that_must_be_signed(installation: Callable[..., Installation], clinical: str) -> None:
+    def made(**arguments: Any) -> Installation:
+        one = installation(**arguments)
+        generate_key(one.directory / "office.key", one.directory / "office.pem")
+        one.config.write_text(one.config.read_text().replace("[gate]", '[gate]\npolicies_key = "office.pem"', 1))
+        return one
+
+    with gated_server("sqlite", made) as server:
+        mlflow.set_tracking_uri(server.uri)
+        here = server.installation
+        version = server.registered(clinical)
+
+        key = here.directory / "office.key"
+
+        def sign(reason: str) -> None:
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "registry_gate",
+                    "policy",
+                    "sign",
+                    here.policies,
+                    "--key",
+                    key,
+                    "--reason",
+                    reason,
+                ],
+                check=True,
+                capture_output=True,
+            )
+
+        for number in range(ASKED // 3):
+            codes, text = ask(server, clinical, version, f"a{number}")
+            assert codes == ["policies_unsigned"] and "expected a signature by" in text
+        sign("GOV-1")
+        for number in range(ASKED // 3):
+            assert ask(server, clinical, version, f"b{number}")[0] == []
+        # Whoever may write the directory, but has no key, changes nothing that is allowed.
+        policy = here.policies / "medical.yaml"
+        policy.write_text(policy.read_text() + "# looser\n")
+        for number in range(ASKED // 3):
+            codes, text = ask(server, clinical, version, f"c{number}")
+            assert codes == ["policies_unsigned"] and "medical.yaml changed" in text
+        sign("GOV-2")
+        for number in range(ASKED // 3):
+            assert ask(server, clinical, version, f"d{number}")[0] == []
+        said = subprocess.run(
+            [sys.executable, "-m", "registry_gate", "policy", "history", "--format", "json"],
+            cwd=here.directory,
+            check=True,
+            capture_output=True,
+        )
+        assert [row["signed"]["reason"] for row in json.loads(said.stdout)] == ["GOV-1", "GOV-2"]
+        mlflow.set_tracking_uri(None)
+        assert_invariant(server)
 
 
 def test_a_set_in_s3_and_what_happens_when_s3_is_away(
