@@ -35,7 +35,7 @@ from registry_gate.policy.files import (
     PolicyFiles,
     UnreachableError,
 )
-from registry_gate.policy.lint import LintProblem, lint_policy, lint_set
+from registry_gate.policy.lint import LintProblem, lint_overlaps, lint_policy, lint_set
 from registry_gate.policy.names import matches
 from registry_gate.policy.places import read_place
 from registry_gate.policy.schema import BreakGlassSpec, PersonSpec, Policy, PolicySetFile, SignerSpec
@@ -386,5 +386,6 @@ class _Reading:
             for policy, raw in self.policies.values():
                 problems += lint_policy(policy, raw, self.batteries, names, people, self.controls)
             problems += lint_set(*self.set, [policy for policy, _ in self.policies.values()])
+            problems += lint_overlaps(self.set[0], list(self.policies.values()))
         self.errors.extend(problem for problem in problems if problem.level == "error")
         self.warnings.extend(problem for problem in problems if problem.level == "warning")

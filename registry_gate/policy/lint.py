@@ -17,12 +17,16 @@ from registry_gate.battery import Battery, InstrumentSpec
 from registry_gate.documents import Problem, RawDocument
 from registry_gate.policy.controls import Controls
 from registry_gate.policy.names import matches
+from registry_gate.policy.overlap import overlaps
 from registry_gate.policy.schema import Match, Policy, PolicySetFile, Rule
 from registry_gate.promotion import Target, TargetKind
 from registry_gate.statistics import planning
 
 DEPLOYED_NAMES = ("champion", "production", "prod", "live", "stable", "default")
 """Aliases that people do deploy from; a free one of these is hardly ever meant."""
+
+LENIENT = 0.5
+"""A ceiling or a margin from here on lets through what nobody means to allow; half a percent is 0.005."""
 
 LONG_WAIVER = timedelta(days=90)
 """Waivers that may last longer draw a remark."""
@@ -165,6 +169,15 @@ def lint_policy(
     return found
 
 
+def lint_overlaps(document: PolicySetFile, policies: Sequence[tuple[Policy, RawDocument]]) -> list[LintProblem]:
+    """Remarks on policies that get in each other's way. See `overlap`."""
+    found = []
+    for raw, code, location, message in overlaps(document, policies) if policies else ():
+        problem = raw.problem(location, message)
+        found.append(LintProblem(**vars(problem), code=code, level="warning"))
+    return found
+
+
 def lint_set(document: PolicySetFile, raw: RawDocument, policies: Sequence[Policy]) -> list[LintProblem]:
     """What is wrong with the policies taken together.
 
@@ -254,6 +267,10 @@ def _sizes(
             f"all), got {100 * rule.at_most:g} %: no form could pass; it needs {needed} probes"
         )
         problems.append(("error", "impossible", "atMost", message))
+    for key, limit in (("atMost", rule.at_most), ("notWorseThanBase", rule.not_worse_than_base)):
+        if limit is not None and limit >= LENIENT:
+            message = f"{limit:g} is {100 * limit:g} %, so the rule hardly ever decides; {limit:g} % is {limit / 100:g}"
+            problems.append(("warning", "lenient", key, message))
     for category in rule.zero_tolerance:
         if category not in instrument.categories:
             declared = instrument.categories

@@ -207,3 +207,10 @@ def test_a_free_alias_needs_no_policy_but_one_that_people_deploy_from_is_told():
     assert [code for _, code in found] == ["free_deployed_name", "ungoverned"]
     assert found[0][0] == "s.yaml:7: spec.freeAliases: alias champion is free: it moves without any evidence"
     assert "stage Production" in found[1][0]
+
+
+@pytest.mark.parametrize(("old", "new"), [("atMost: 0.10", "atMost: 0.5"), ("Base: 0.10", "Base: 0.90")])
+def test_a_limit_that_hardly_ever_decides_is_told(old, new):
+    (problem,) = [problem for problem in lint((old, new)) if problem.code == "lenient"]
+    assert problem.level == "warning" and "hardly ever decides" in problem.message
+    assert not [problem for problem in lint() if problem.code == "lenient"]
