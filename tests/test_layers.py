@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = {
-    **dict.fromkeys(("errors", "promotion", "form", "assessment", "decision"), 0),
+    **dict.fromkeys(("errors", "promotion", "form", "assessment", "decision", "lookalikes"), 0),
     **dict.fromkeys(("statistics", "documents", "battery", "config"), 1),
     **dict.fromkeys(("artifact", "policy", "evidence"), 2),
     **dict.fromkeys(("ledger", "pending", "signed_policies"), 3),

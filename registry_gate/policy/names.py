@@ -13,17 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-# Lower-case letters that NFKD leaves alone and that read as Latin ones, or that MySQL's collations take for them.
-_READS_AS = (
-    "а=a в=b е=e з=3 к=k м=m н=h о=o р=p с=c т=t у=y х=x ѕ=s і=i ј=j ӏ=l ԁ=d ԛ=q ԝ=w һ=h ҽ=e ԍ=g ү=y ұ=y ѵ=v ӕ=ae "
-    "α=a β=b γ=y ε=e η=n ι=i κ=k ν=v ο=o ρ=p σ=o τ=t υ=u χ=x ω=w ϲ=c ϳ=j ζ=z μ=u "
-    "ա=w օ=o ս=u ո=n հ=h ց=g զ=q յ=j "
-    "ø=o ł=l đ=d ð=d ħ=h ŧ=t ı=i ȷ=j ŋ=n æ=ae œ=oe þ=th ƅ=b ɓ=b ɗ=d ƒ=f ƙ=k ɱ=m ɲ=n ƥ=p ƭ=t ʐ=z ʋ=u "
-    "ɑ=a ɐ=a ɡ=g ɩ=i ɪ=i ɫ=l ʟ=l ɴ=n ʀ=r ꜱ=s ᴀ=a ʙ=b ᴄ=c ᴅ=d ᴇ=e ɢ=g ʜ=h ᴊ=j ᴋ=k ᴍ=m ᴏ=o ᴘ=p ᴛ=t ᴜ=u ᴠ=v ᴡ=w ʏ=y ᴢ=z"
-)
-_LOOK_ALIKES = {ord(pair[0]): pair[2:] for pair in _READS_AS.split()}
-_UNSEEN = frozenset({"Mn", "Mc", "Me", "Cf", "Cc", "Cs", "Co", "Cn"})
-"""Categories that leave no letter of their own on a page: accents, joiners, controls."""
+from registry_gate.lookalikes import LOOK_ALIKES, UNSEEN
 
 
 @functools.lru_cache(maxsize=4096)
@@ -35,8 +25,8 @@ def fold(name: str) -> str:
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
     # White space among the controls (tab, line break) separates as a blank does.
     spaced = (" " if c.isspace() else c for c in plain)
-    seen = "".join(c for c in spaced if unicodedata.category(c) not in _UNSEEN).strip()
-    letters = seen.translate(_LOOK_ALIKES)
+    seen = "".join(c for c in spaced if unicodedata.category(c) not in UNSEEN).strip()
+    letters = seen.translate(LOOK_ALIKES)
     return "".join("-" if c in " _." or unicodedata.category(c) == "Pd" or c == "\u2212" else c for c in letters)
 
 

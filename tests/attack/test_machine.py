@@ -14,7 +14,7 @@ from attack_machine import Attack, run
 from attack_world import BrokenError, World, raw_writes, world
 from mutants import MUTANTS
 
-SEQUENCES, STEPS = 200, 25
+SEQUENCES, STEPS = 120, 25
 
 
 @pytest.fixture(scope="module")

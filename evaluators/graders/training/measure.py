@@ -12,7 +12,6 @@ from scipy.stats import binomtest
 
 from evaluators.graders.interface import Graded, Grader, GradingItem
 from evaluators.graders.training.sources import Example
-from registry_gate.errors import AssessmentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +68,13 @@ class Figures:
 
 
 def figures(grader: Grader, examples: Sequence[Example], positive: str) -> list[Figures]:
-    """Figures per source, in the order in which sources first appear.
-
-    Raises:
-        AssessmentError: The grader left an example without a label.
-    """
+    """Figures per source, in the order in which sources first appear; what was not graded is in no rate."""
     items = [GradingItem(probe=e.probe, answer=e.answer) for e in examples]
     outcomes = grader.grade(items, lambda _done, _all: None)
-    for example, outcome in zip(examples, outcomes, strict=True):
-        if not isinstance(outcome, Graded):
-            raise AssessmentError(f"{example.id}: expected a label from {grader.identity.name}, got: {outcome.cause}")
-    return tally(examples, [isinstance(o, Graded) and o.label == positive for o in outcomes])
+    graded = [(e, o.label == positive) for e, o in zip(examples, outcomes, strict=True) if isinstance(o, Graded)]
+    if len(graded) < len(examples):
+        print(f"{grader.identity.name}: {len(examples) - len(graded)} of {len(examples)} not graded", flush=True)
+    return tally([example for example, _ in graded], [called for _, called in graded])
 
 
 def tally(examples: Sequence[Example], called: Sequence[bool]) -> list[Figures]:
