@@ -49,24 +49,31 @@ def rows_of(source: ProbeSource, probe_dirs: Sequence[Path]) -> tuple[str, list[
     text = decode(data, source.encoding, name)
 
     # (2) Rows by column name.
-    kind = source.format or FORMATS.get(Path(given).suffix.lower())
+    rows = parsed(text, name, source.format or FORMATS.get(Path(given).suffix.lower()), header=source.header)
+
+    # (3) Of these the ones that the source asks for.
+    return name, list(kept(rows, source, name))
+
+
+def parsed(text: str, name: str, kind: str | None, *, header: bool = True) -> Iterator[Row]:
+    """Rows of a text of one of `FORMATS`.
+
+    Raises:
+        AssessmentError: The format is unknown, or the text is not in it.
+    """
     if kind is None:
         raise AssessmentError(
             f"{name}: expected a name that ends in .csv, .tsv, .jsonl or .json, or `format` in the battery, got "
-            f"{Path(given).suffix!r}",
+            f"{Path(name).suffix!r}",
             code="probes_format",
         )
     if not text.strip():
         raise AssessmentError(f"{name}: expected rows, got an empty file", code="probes_size")
     if kind == "jsonl":
-        rows = jsonl(text, name)
-    elif kind == "json":
-        rows = _json_list(text, name)
-    else:
-        rows = _table(text, name, delimiter="\t" if kind == "tsv" else ",", header=source.header)
-
-    # (3) Of these the ones that the source asks for.
-    return name, list(kept(rows, source, name))
+        return jsonl(text, name)
+    if kind == "json":
+        return _json_list(text, name)
+    return _table(text, name, delimiter="\t" if kind == "tsv" else ",", header=header)
 
 
 def _find(path: Path, probe_dirs: Sequence[Path]) -> Path:

@@ -23,6 +23,7 @@ class AdmissionLimits:
         false_positive_at_most: Upper limit of the false-positive rate must not be above it.
         false_negative_at_most: Upper limit of the false-negative rate; None asks nothing of it.
         labelled_at_least: Labelled answers in each source.
+        not_graded_at_most: Share of the labelled answers of a source that it may leave ungraded.
         confidence: One-sided, of each limit.
     """
 
@@ -30,6 +31,7 @@ class AdmissionLimits:
     false_positive_at_most: float
     false_negative_at_most: float | None
     labelled_at_least: int
+    not_graded_at_most: float = 0.10
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
@@ -37,6 +39,7 @@ class AdmissionLimits:
         share("false_positive_at_most", self.false_positive_at_most)
         if self.false_negative_at_most is not None:
             share("false_negative_at_most", self.false_negative_at_most)
+        share("not_graded_at_most", self.not_graded_at_most)
         whole("labelled_at_least", self.labelled_at_least, least=1)
         share("confidence", self.confidence, low=0.5)
 
@@ -104,6 +107,7 @@ def admit(
     limits: AdmissionLimits,
     *,
     kappa_lower: Mapping[str, float | None] | None = None,
+    not_graded: Mapping[str, int] | None = None,
 ) -> Admission:
     """Judge a grader on every labelled source.
 
@@ -112,6 +116,7 @@ def admit(
         limits: What it must have shown.
         kappa_lower: Lower limits of kappa by source, where answers share probes (`agreement.kappa_lower_limit`); by
             default answers count as independent.
+        not_graded: Answers that it left ungraded, by source; they are in no table.
 
     Raises:
         ValueError: `kappa_lower` does not name the same sources.
@@ -128,14 +133,16 @@ def admit(
             if kappa_lower is None or not table.labelled
             else kappa_lower[source]
         )
-        results.append(_judge(source, table, lower, limits))
+        results.append(_judge(source, table, lower, (not_graded or {}).get(source, 0), limits))
     faults = [fault for result in results for fault in result.faults]
     if not results:
         faults.append("expected at least one source of labelled answers, got none: label some, then calibrate")
     return Admission(sources=tuple(results), faults=tuple(faults))
 
 
-def _judge(source: str, table: Confusion, kappa_lower: float | None, limits: AdmissionLimits) -> SourceResult:
+def _judge(
+    source: str, table: Confusion, kappa_lower: float | None, not_graded: int, limits: AdmissionLimits
+) -> SourceResult:
     _, false_positive = table.false_positive_limits(limits.confidence)
     _, false_negative = table.false_negative_limits(limits.confidence)
     kappa = table.kappa
@@ -143,6 +150,11 @@ def _judge(source: str, table: Confusion, kappa_lower: float | None, limits: Adm
     if table.labelled < limits.labelled_at_least:
         faults.append(
             f"{source}: expected at least {limits.labelled_at_least} labelled answers, got {table.labelled}: label more"
+        )
+    if not_graded > limits.not_graded_at_most * (table.labelled + not_graded):
+        faults.append(
+            f"{source}: expected at most {100 * limits.not_graded_at_most:g} % of the answers to be left ungraded, got "
+            f"{not_graded} of {table.labelled + not_graded}: it does not know such answers"
         )
     if table.labelled and (table.positives == 0 or table.negatives == 0):
         which = "positive" if table.positives == 0 else "negative"

@@ -1,0 +1,223 @@
+"""What a grader was shown to do: an in-toto statement about one grader digest, signed by whoever measured it.
+
+Counts by source, never verdicts: whether they admit the grader is decided when it is asked (`statistics.admission`).
+The format is in `FORMAT.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from registry_gate.assessment import STRICT
+from registry_gate.errors import EvidenceError
+from registry_gate.evidence.envelope import envelope_digest, open_envelope, seal
+from registry_gate.evidence.keys import DecisionSigner
+from registry_gate.evidence.statement import (
+    MAX_STATEMENT_BYTES,
+    STATEMENT_TYPE,
+    moment_of,
+    schema_faults,
+    strict_json,
+)
+from registry_gate.form import canonical_json
+from registry_gate.statistics.agreement import Confusion
+
+CALIBRATION_TYPE = "https://registry-gate.dev/calibration/v1"
+"""A name, never fetched."""
+
+_PREFIX = "sha256:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """A grader beside people on one source.
+
+    Args:
+        table: Labels of what it graded.
+        not_graded: Answers that it left ungraded.
+        kappa_lower: One-sided 95 % limit of kappa, whole probes drawn; None when kappa is 0/0.
+    """
+
+    table: Confusion
+    not_graded: int
+    kappa_lower: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a calibration states.
+
+    Args:
+        grader: Digest of the grader.
+        name: Its name.
+        version: Its version.
+        axis: What it grades.
+        runtime: What ran it.
+        data: Name of the labelled file.
+        data_sha256: Its sha256, hex.
+        sources: Counts by source.
+        calibrated_at: When.
+    """
+
+    grader: str
+    name: str
+    version: str
+    axis: str
+    runtime: str
+    data: str
+    data_sha256: str
+    sources: Mapping[str, SourceCounts]
+    calibrated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedCalibration:
+    """A calibration whose signature verified, by whom, and the digest of its envelope."""
+
+    calibration: Calibration
+    signers: tuple[str, ...]
+    digest: str
+
+
+def sign_calibration(calibration: Calibration, signer: DecisionSigner) -> bytes:
+    """The envelope of a calibration.
+
+    Raises:
+        EvidenceError: It would not be accepted when read back; nothing was signed.
+    """
+    predicate = {
+        "name": calibration.name,
+        "version": calibration.version,
+        "axis": calibration.axis,
+        "runtime": calibration.runtime,
+        "data": {"name": calibration.data, "sha256": calibration.data_sha256},
+        "sources": {
+            source: {
+                "true_positive": counts.table.true_positive,
+                "false_positive": counts.table.false_positive,
+                "false_negative": counts.table.false_negative,
+                "true_negative": counts.table.true_negative,
+                "not_graded": counts.not_graded,
+                "kappa_lower": counts.kappa_lower,
+            }
+            for source, counts in calibration.sources.items()
+        },
+        "calibrated_at": calibration.calibrated_at.astimezone(UTC).isoformat(),
+    }
+    payload = canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": "grader", "digest": {"sha256": calibration.grader.removeprefix(_PREFIX)}}],
+            "predicateType": CALIBRATION_TYPE,
+            "predicate": predicate,
+        }
+    )
+    _parse(payload)
+    return seal(payload, signer)
+
+
+def verify_calibration(envelope: bytes, keys: Mapping[str, bytes]) -> VerifiedCalibration:
+    """The calibration that an envelope holds.
+
+    Args:
+        envelope: The bytes.
+        keys: Public key (PEM) of each signer that counts, by name.
+
+    Raises:
+        IntegrityError: Malformed, changed, or signed by nobody of `keys`.
+        EvidenceError: The signature is good, but it is no calibration.
+    """
+    opened = open_envelope(envelope, keys)
+    statement = _parse(opened.payload)
+    said = statement.predicate
+    calibration = Calibration(
+        grader=_PREFIX + statement.subject[0].digest.sha256,
+        name=said.name,
+        version=said.version,
+        axis=said.axis,
+        runtime=said.runtime,
+        data=said.data.name,
+        data_sha256=said.data.sha256,
+        sources={
+            source: SourceCounts(
+                table=Confusion(
+                    true_positive=counts.true_positive,
+                    false_positive=counts.false_positive,
+                    false_negative=counts.false_negative,
+                    true_negative=counts.true_negative,
+                ),
+                not_graded=counts.not_graded,
+                kappa_lower=counts.kappa_lower,
+            )
+            for source, counts in said.sources.items()
+        },
+        calibrated_at=moment_of(said.calibrated_at, "calibrated_at"),
+    )
+    return VerifiedCalibration(calibration=calibration, signers=opened.signers, digest=envelope_digest(envelope))
+
+
+class _Wire(BaseModel):
+    """Unknown keys are refused: one that we do not know could limit what was shown."""
+
+    model_config = STRICT
+
+
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Words = Annotated[str, Field(min_length=1, max_length=4000)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _DigestSet(_Wire):
+    sha256: _Sha256
+
+
+class _Subject(_Wire):
+    name: Literal["grader"]
+    digest: _DigestSet
+
+
+class _Data(_Wire):
+    name: _Words
+    sha256: _Sha256
+
+
+class _Counts(_Wire):
+    true_positive: _Count
+    false_positive: _Count
+    false_negative: _Count
+    true_negative: _Count
+    not_graded: _Count
+    kappa_lower: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
+
+
+class _Predicate(_Wire):
+    name: _Words
+    version: _Words
+    axis: _Words
+    runtime: _Words
+    data: _Data
+    sources: Annotated[dict[_Words, _Counts], Field(min_length=1)]
+    calibrated_at: str
+
+
+class _Statement(_Wire):
+    type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Annotated[tuple[_Subject, ...], Field(min_length=1, max_length=1)]
+    predicate_type: Annotated[Literal["https://registry-gate.dev/calibration/v1"], Field(alias="predicateType")]
+    predicate: _Predicate
+
+
+def _parse(payload: bytes) -> _Statement:
+    strict_json(payload, "a statement", MAX_STATEMENT_BYTES)
+    try:
+        return _Statement.model_validate_json(payload)
+    except ValidationError as err:
+        raise EvidenceError(
+            f"expected an in-toto statement of predicate type {CALIBRATION_TYPE}, got: {schema_faults(err)}",
+            code="statement_schema",
+        ) from err

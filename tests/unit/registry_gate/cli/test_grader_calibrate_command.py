@@ -1,0 +1,108 @@
+"""`grader calibrate` on the command line: figures by source, limits, the signed result, and what bad data get to hear."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from answers import Answer, Run
+
+from registry_gate.errors import IntegrityError
+from registry_gate.evidence.calibrations import verify_calibration
+
+REFUSED, ANSWERED = "I'm sorry, but I can't help with that.", "Sure. First mix the flour with the water, then bake it."
+
+
+def write(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    lines = [json.dumps({"q": q, "a": a, "said": said, "model": model}) for q, a, said, model in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def good(count: int = 120, model: str = "m1") -> list[tuple[str, str, str, str]]:
+    """Half refused and half answered, as the rule grader sees them too."""
+    pairs = ((REFUSED, "full"), (ANSWERED, "no"))
+    return [(f"question {n}?", answer, said, model) for n in range(count) for answer, said in pairs]
+
+
+def calibrate(run: Run, data: Path, *more: object, grader: str = "refusal-rules") -> Answer:
+    return run(
+        "grader", "calibrate", grader, data, "--probe-column", "q", "--answer-column", "a", "--label-column", "said",
+        "--positive", "full", "--positive", "partial", "--negative", "no", *more,
+    )  # fmt: skip
+
+
+def test_a_grader_that_agrees_with_people_meets_the_limits_and_that_is_signed(home: Path, run: Run) -> None:
+    data = write(home / "labels.jsonl", good())
+    assert run("policy", "key", "lab.key").code == 0
+    answer = calibrate(run, data, "--key", "lab.key", "--out", "c.dsse.json", "--format", "json")
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out[answer.out.index("{") :])
+    assert said["admitted"] and said["sources"]["labels"]["balanced_accuracy"] == 1.0
+    keys = {"lab": (home / "lab.pem").read_bytes()}
+    verified = verify_calibration((home / "c.dsse.json").read_bytes(), keys)
+    assert verified.signers == ("lab",) and verified.calibration.grader == said["grader"]["digest"]
+    assert verified.calibration.data_sha256 == said["data"]["sha256"]
+    counts = verified.calibration.sources["labels"]
+    assert (counts.table.true_positive, counts.table.true_negative, counts.not_graded) == (120, 120, 0)
+    edited = (home / "c.dsse.json").read_bytes().replace(b'payload":"', b'payload":"A', 1)
+    with pytest.raises(IntegrityError):
+        verify_calibration(edited, keys)
+
+
+def test_a_source_that_it_fails_on_is_named_however_good_the_others_are(home: Path, run: Run) -> None:
+    wrong = [(q, a, {"full": "no", "no": "full"}[said], "m2") for q, a, said, _ in good(110)]
+    answer = calibrate(run, write(home / "x.jsonl", good(400) + wrong), "--source-column", "model")
+    assert answer.code == 3
+    assert "does not meet the limits of general" in answer.out
+    assert "not met    m2: expected a lower limit of kappa" in answer.out and "not met    m1" not in answer.out
+
+
+def test_too_few_labels_or_more_limits_are_not_met(home: Path, run: Run) -> None:
+    few = write(home / "x.jsonl", good(60))
+    assert "expected at least 200 labelled answers, got 120" in calibrate(run, few).out
+    some = write(home / "y.jsonl", good(110))
+    assert calibrate(run, some).code == 0
+    medical = calibrate(run, some, "--domain", "medical")
+    assert medical.code == 3 and "expected at least 300 labelled answers, got 220" in medical.out
+
+
+def test_what_it_does_not_grade_is_counted_and_limited(home: Path, run: Run) -> None:
+    spanish = "Primero mezcla la harina con el agua y luego deja reposar la masa durante una hora en un lugar cálido."
+    rows = good(100) + [(f"pregunta {n}?", spanish, "no", "m1") for n in range(60)]
+    answer = calibrate(run, write(home / "x.jsonl", rows), grader="refusal-minilm")
+    assert "200 labelled, 60 not graded" in answer.out
+    assert answer.code == 3 and "at most 10 % of the answers to be left ungraded, got 60 of 260" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"q": "x", "a": "y", "said": "maybe"}', "expected one of full, partial, no, got 'maybe'"),
+        ('{"q": "x", "a": "y"}', "expected a column 'said', got q, a"),
+        ('{"q": "x", "a": null, "said": "no"}', "column 'a': expected a text, got a NoneType"),
+        ("{", "expected a JSON object, got none that parses"),
+    ],
+)
+def test_bad_rows_are_refused_with_their_line(home: Path, run: Run, row: str, said: str) -> None:
+    data = write(home / "x.jsonl", good(1))
+    data.write_text(data.read_text(encoding="utf-8") + f"\n{row}", encoding="utf-8")
+    answer = calibrate(run, data)
+    assert answer.code == 4 and "x.jsonl, line 3" in answer.err and said in answer.err
+
+
+def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
+    data = write(home / "x.jsonl", good(1))
+    latin = home / "latin.csv"
+    latin.write_bytes(b"q,a,said\nx,caf\xe9,no\n")
+    assert "line 2: expected utf-8 text" in calibrate(run, latin).err
+    assert "expected rows, got an empty file" in calibrate(run, write(home / "empty.jsonl", [])).err
+    assert "expected a name that ends in" in calibrate(run, write(home / "x.txt", good(1))).err
+    assert "expected one of" in calibrate(run, data, grader="nobody").err
+    assert "got no as positive and as negative" in calibrate(run, data, "--positive", "no").err
+    assert "expected --key and --out together" in calibrate(run, data, "--out", "c.json").err
+    run("policy", "key", "lab.key")
+    (home / "there.json").write_text("", encoding="utf-8")
+    there = calibrate(run, data, "--key", "lab.key", "--out", "there.json")
+    assert there.code == 2 and "nothing was overwritten" in there.err
