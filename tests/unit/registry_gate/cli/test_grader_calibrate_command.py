@@ -1,4 +1,4 @@
-"""`grader calibrate` on the command line: figures by source, limits, the signed result, and what bad data get to hear."""
+"""`grader calibrate` on the command line: figures by source, limits, the signed result, bad data."""
 
 from __future__ import annotations
 
