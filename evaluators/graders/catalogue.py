@@ -17,6 +17,7 @@ from typing import cast, get_args
 from evaluators.graders.interface import LABELS, Grader, GraderIdentity
 from evaluators.graders.onnx import OnnxGrader, Provider
 from evaluators.graders.phrases import PhraseGrader, is_phrase_grader
+from evaluators.graders.pulling import require_unchanged
 from evaluators.graders.rules import RuleGrader
 from registry_gate.errors import AssessmentError
 
@@ -79,6 +80,7 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
 
 
 def _from_directory(directory: Path, *, threads: int, provider: Provider) -> Grader:
+    require_unchanged(directory)
     if is_phrase_grader(directory):
         return PhraseGrader(directory)
     return OnnxGrader(directory, threads=threads, provider=provider)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 
+from evaluators.graders.pulling import require_unchanged
 from registry_gate.errors import AssessmentError
 
 FAMILIES = ("bert", "deberta-v2", "distilbert", "modernbert", "roberta", "xlm-roberta")
@@ -59,6 +60,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         AssessmentError: A part is missing, is a pickle or code, does not fit the rest, or is no text classifier of a
             known family.
     """
+    require_unchanged(directory)
     config = _config(directory)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what is wrong is said below

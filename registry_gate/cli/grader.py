@@ -1,4 +1,4 @@
-"""`grader`: make graders of published classifiers, and measure graders on people's labels."""
+"""`grader`: fetch published classifiers, make graders of them, and measure graders on people's labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 
 from registry_gate.cli.common import format_option, print_json, settings_of
 from registry_gate.cli.signing import write_envelope
-from registry_gate.errors import AssessmentError
+from registry_gate.errors import AssessmentError, ConfigError
 
 if TYPE_CHECKING:
-    from registry_gate.worker.calibrating import Calibrated, SourceFigures
+    from registry_gate.worker.graders import Calibrated, SourceFigures
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -22,7 +22,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @click.group()
 def grader() -> None:
-    """Make graders of published classifiers, and measure graders on people's labels."""
+    """Fetch published classifiers, make graders of them, and measure graders on people's labels."""
 
 
 def _label_map(_ctx: click.Context, _option: click.Parameter, text: str) -> dict[str, str]:
@@ -212,7 +212,7 @@ def calibrate_command(
         raise click.BadParameter(f"--out: expected a file that is not there yet, got {out}: nothing was overwritten")
     from registry_gate.cli.console import WorkerConsole
     from registry_gate.statistics.admission import LIMITS, admit
-    from registry_gate.worker.calibrating import Columns, calibrate, load_grader, read_labelled
+    from registry_gate.worker.graders import Columns, calibrate, load_grader, read_labelled
 
     settings = settings_of(ctx).worker
     columns = Columns(
@@ -308,3 +308,92 @@ def _figures_line(source: str, row: dict[str, Any]) -> str:
         f"specificity {shown('specificity')}, balanced accuracy {shown('balanced_accuracy')}; kappa {shown('kappa')} "
         f"(at least {shown('kappa_lower')}); calibration error {shown('calibration_error')}"
     )
+
+
+@grader.command("list")
+@format_option
+@click.pass_context
+def list_command(ctx: click.Context, output: str) -> None:
+    """Graders that a battery may name, what was pulled, and the catalogue of published classifiers.
+
+    What their makers say of published classifiers does not transfer to other data: `grader calibrate` says what they
+    are worth on yours.
+    """
+    from registry_gate.worker.graders import catalogue, known_graders, read_lock
+
+    directories = settings_of(ctx).worker.grader_dirs
+    pulled = {
+        str(directory / name): {"source": one.source, "revision": one.revision, "pulled_at": one.pulled_at}
+        for directory in directories
+        for name, one in read_lock(directory).items()
+    }
+    known = catalogue()
+    if output == "json":
+        entries = {name: entry.model_dump(mode="json") for name, entry in known.items()}
+        print_json({"graders": known_graders(directories), "pulled": pulled, "catalogue": entries})
+        return
+    click.echo(f"graders    {', '.join(known_graders(directories))}")
+    for place, row in pulled.items():
+        at = f" at {row['revision'][:12]}" if row["revision"] else ""
+        click.echo(f"pulled     {place}  {row['source']}{at}, {row['pulled_at']}")
+    for name, entry in known.items():
+        click.echo(
+            f"catalogue  {name}  {entry.source}  {entry.axis or '-'}, {entry.size}, {entry.licence}. {entry.note}"
+        )
+
+
+@grader.command("pull")
+@click.argument("source")
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of graders (default: the first of [worker] grader_dirs).",
+)
+@click.option("--name", help="Name of its directory there (default: from SOURCE).")
+@format_option
+@click.pass_context
+def pull_command(ctx: click.Context, source: str, to: Path | None, name: str | None, output: str) -> None:
+    """Fetch a published classifier or a grader: a name that `grader list` shows, hf://OWNER/NAME@COMMIT,
+    s3://BUCKET/PREFIX or a directory.
+
+    Size and sha256 of each file are written into graders.lock beside it. It is trusted the first time and refused when
+    it changes: when it is pulled again, when `grader export` reads it and when a grader of it is loaded. Pickled weights
+    and code are never fetched. Commit graders.lock.
+
+    \b
+    Example:
+      registry-gate grader pull rejection-v1 --to graders
+      registry-gate grader export graders/rejection-v1 --axis refusal --labels REJECTION=refused,NORMAL=answered \\
+        --encoding answer --out graders
+
+    Exit codes: 0 fetched, 2 usage, 4 cannot be fetched, or differs from what was pulled first.
+    """
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise click.BadParameter(f"--name: expected small letters, digits, dots and dashes, got {name!r}")
+    directories = settings_of(ctx).worker.grader_dirs
+    if to is None and not directories:
+        raise ConfigError("expected a directory for graders, got none: give --to, or set [worker] grader_dirs")
+    from registry_gate.cli.console import WorkerConsole
+    from registry_gate.worker.graders import pull
+
+    with WorkerConsole() as console:
+        pulled = pull(source, to or directories[0], name=name, progress=partial(console.progress, "files"))
+    size = sum(file.size for file in pulled.locked.files.values())
+    if output == "json":
+        print_json(
+            {
+                "name": pulled.name,
+                "directory": str(pulled.directory),
+                "known": pulled.known,
+                "skipped": list(pulled.skipped),
+                **pulled.locked.model_dump(mode="json"),
+            }
+        )
+        return
+    at = f" at {pulled.locked.revision}" if pulled.locked.revision else ""
+    state = "as pulled before" if pulled.known else "locked"
+    click.echo(
+        f"{pulled.directory}  {pulled.locked.source}{at}: {len(pulled.locked.files)} files, {size} bytes, {state}"
+    )
+    if pulled.skipped:
+        click.echo(f"left out: {', '.join(pulled.skipped)}")
