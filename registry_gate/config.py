@@ -35,6 +35,7 @@ class GateSettings(_Section):
             (`policy/places.py`). The word was `policy_dir`, which is understood.
         policies_key: Public key that must have signed the policy set, or a directory of several; None asks for none.
             No variable sets it, because none may weaken a verdict.
+        limit_s: A decision that takes longer than this many seconds is a denial that says so.
         signing_key: Private Ed25519 key in PEM, mode 0600, server side; signs allowed decisions, so that `verify` needs
             no ledger. Its public half lies beside it, with the ending `.pem`.
         trusted_proxies: Addresses or networks (`10.0.0.0/8`) of proxies whose word on who asks is taken.
@@ -43,6 +44,7 @@ class GateSettings(_Section):
 
     policies: Path | str = Path("policies")
     policies_key: Path | None = None
+    limit_s: Annotated[float, Field(ge=0.5, le=60)] = 2.0
     signing_key: Path = Path("keys/gate.key")
     trusted_proxies: tuple[str, ...] = ()
     identity_header: str | None = None
@@ -162,6 +164,7 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "POLICIES": ("gate", "policies"),
     "POLICY_DIR": ("gate", "policies"),
     "GATE_KEY": ("gate", "signing_key"),
+    "LIMIT_S": ("gate", "limit_s"),
     "LEDGER_URI": ("ledger", "uri"),
     "TRACKING_URI": ("mlflow", "tracking_uri"),
     "WORKER_ID": ("worker", "id"),

@@ -196,6 +196,7 @@ class Gate:
         forms: Reads the bytes of a version.
         key: Signs what is allowed. Without it nothing is allowed but a rollback.
         clock: The time of the decision; read once per review.
+        limit_s: How long a review may wait for the files of its versions, seconds.
     """
 
     def __init__(
@@ -206,7 +207,9 @@ class Gate:
         forms: FormReader,
         key: GateKey,
         clock: Callable[[], datetime],
+        limit_s: float = LIMIT_S,
     ) -> None:
+        self.limit_s = limit_s
         self.ledger = ledger
         self.policies = policies
         self.forms = forms
@@ -222,7 +225,7 @@ class Gate:
             LedgerError: The ledger cannot be read: nothing could be decided, and nothing may be promoted.
         """
         now = self._clock()
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + self.limit_s
         clock_fault = self._clock_fault(now)
         try:
             policy_set: PolicySet | PolicyError = self.policies.current()
@@ -390,8 +393,8 @@ class Gate:
             return self._reads.result(version, deadline - time.monotonic())
         except TimeoutError:
             message = (
-                f"expected to read the files of {version} within {LIMIT_S:g} s, got no end yet: they are being hashed "
-                "in the background, so ask again in a moment"
+                f"expected to read the files of {version} within {self.limit_s:g} s, got no end yet: they are being "
+                "hashed in the background, so ask again in a moment"
             )
             return UnreadableForm(code="form_pending", message=message)
         except RegistryError as err:

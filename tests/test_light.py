@@ -26,7 +26,7 @@ review = gate.review(promote())
 assert review.allowed, review.decisions
 with gate.ledger.transaction() as connection:
     gate.record_allowed(connection, review, {{}})
-assert gate.ledger.verify_chain()[0] == 2
+assert gate.ledger.verify_chain()[0] == 3
 """
 
 CHECK = """

@@ -63,7 +63,7 @@ class CatalogueEntry(BaseModel):
 
 
 def catalogue() -> dict[str, CatalogueEntry]:
-    """Classifiers that are worth a try, by the name that `grader pull` knows. Their cards' figures are their makers'."""
+    """Classifiers that are worth a try, by the name that `grader pull` knows; their figures are their makers'."""
     text = (Path(__file__).parent / "catalogue.yaml").read_text(encoding="utf-8")
     return {
         name: CatalogueEntry.model_validate(entry) for name, entry in YAML(typ="safe", pure=True).load(text).items()
@@ -234,8 +234,8 @@ def _require_same(where: Path, locked: Mapping[str, LockedFile], found: Mapping[
     got = "none" if now is None else f"{now.sha256} ({now.size} bytes)"
     more = "" if len(changed) == 1 else f", and {len(changed) - 1} more files differ"
     raise AssessmentError(
-        f"{place}: expected {name} to be what was pulled first, {expected}, got {got}{more}. Nothing was replaced. If the "
-        f"new one is meant, pull it under another --name; {where} stays what it was.",
+        f"{place}: expected {name} to be what was pulled first, {expected}, got {got}{more}. Nothing was replaced. "
+        f"If the new one is meant, pull it under another --name; {where} stays what it was.",
         code="grader_changed",
     )
 

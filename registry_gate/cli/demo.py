@@ -228,6 +228,8 @@ class _Stage:
             **{key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REGISTRY_GATE_"))},
             "REGISTRY_GATE_CONFIG": str(root / "registry-gate.toml"),
             "HF_HUB_OFFLINE": "1",
+            # On a machine that is busy the demo takes longer; it does not end otherwise.
+            "REGISTRY_GATE_LIMIT_S": "60",
             "OMP_WAIT_POLICY": "PASSIVE",
             # The demo runs none of MLflow's own background jobs, whose consumers are six processes more.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -357,8 +357,8 @@ def pull_command(ctx: click.Context, source: str, to: Path | None, name: str | N
     s3://BUCKET/PREFIX or a directory.
 
     Size and sha256 of each file are written into graders.lock beside it. It is trusted the first time and refused when
-    it changes: when it is pulled again, when `grader export` reads it and when a grader of it is loaded. Pickled weights
-    and code are never fetched. Commit graders.lock.
+    it changes: when it is pulled again, when `grader export` reads it and when a grader of it is loaded. Pickled
+    weights and code are never fetched. Commit graders.lock.
 
     \b
     Example:

@@ -192,10 +192,12 @@ class GatedStore:
         self._candidates = Candidates(self._location, FrozenTrees(ledger).writes_at)
         self._gate = Gate(
             ledger=ledger,
-            policies=policy_source(settings),
+            # Half the time for the place of the policies leaves half for the form.
+            policies=policy_source(settings, wait_s=settings.gate.limit_s / 2),
             forms=self._candidates,
             key=GateKey(settings.gate.signing_key),
             clock=utc_now,
+            limit_s=settings.gate.limit_s,
         )
         self._gate.policies.prepare()
         inner_sessions = self.ManagedSessionMaker

@@ -1,4 +1,4 @@
-"""Calibrate, pull and list graders: the part of the evaluators that the command line may use, or a sentence on what it needs."""
+"""Calibrate, pull and list graders for the command line, or a sentence on what that needs."""
 
 from __future__ import annotations
 

@@ -10,13 +10,19 @@ DATABASES = ("sqlite", "postgresql")
 
 def test_many_clients_at_once_leave_only_transitions_that_are_explained(server: Server, clinical: str) -> None:
     sources, _ = prepare(server, clinical)
-    outcome = hammer(server, clinical, sources, clients=32, seconds=10, seed=1)
-    seen = account(server)
-    assert not outcome.unexplained(), outcome.unexplained()[:3]
-    # It was no walk-over: promotions went through and were denied, and the model was renamed and made again.
+    changed = 0
+    # A busy machine needs more rounds until it was no walk-over.
+    for seed in range(1, 13):
+        outcome = hammer(server, clinical, sources, clients=32, seconds=6, seed=seed)
+        seen = account(server)
+        assert not outcome.unexplained(), outcome.unexplained()[:3]
+        changed += outcome.answers["rename", "200"] + outcome.answers["recreate", "200"]
+        if seen["allowed"] > 5 and seen["denied"] > 5 and changed:
+            break
+    # Promotions went through and were denied, and the model was renamed or made again.
     assert seen["allowed"] > 5, outcome.answers
     assert seen["denied"] > 5, outcome.answers
-    assert outcome.answers["rename", "200"] + outcome.answers["recreate", "200"] > 0, outcome.answers
+    assert changed, outcome.answers
     # Nothing without evidence was ever allowed, whatever came between.
     allowed = server.sql(
         "SELECT DISTINCT form_digest FROM registry_gate_decision WHERE allowed AND form_digest IS NOT NULL"

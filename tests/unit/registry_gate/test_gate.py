@@ -586,7 +586,7 @@ def test_a_clock_behind_the_ledger_denies_and_rollback_works(house: House) -> No
 
 def test_a_form_that_takes_long_is_a_denial_that_says_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.sign()
-    monkeypatch.setattr("registry_gate.gate.LIMIT_S", 0.05)
+    monkeypatch.setattr(house.gate, "limit_s", 0.05)
     read, go = house.forms.read, threading.Event()
 
     def slowly(version: ModelVersionRef) -> FormManifest:
@@ -602,5 +602,5 @@ def test_a_form_that_takes_long_is_a_denial_that_says_so(house: House, monkeypat
     )
     assert decision.assessments_needed == ()
     go.set()
-    monkeypatch.setattr("registry_gate.gate.LIMIT_S", 30.0)
+    monkeypatch.setattr(house.gate, "limit_s", 30.0)
     assert house.decide().allowed

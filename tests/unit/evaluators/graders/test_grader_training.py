@@ -112,10 +112,13 @@ def test_figures_count_right_labels_per_source(grader_directory):
     assert "| two | – | 1.000 [0.207, 1.000] (1/1) | – | – |" in table([first, second])
 
 
-def test_example_without_a_label_stops_the_figures(grader_directory):
-    example = Example(id="id-7", source="one", group="", probe="bad", answer="nan", positive=True)
-    with pytest.raises(AssessmentError, match="id-7: expected a label from words, got: logits are not finite"):
-        figures(OnnxGrader(grader_directory()), [example], "harmful")
+def test_what_was_not_graded_is_in_no_rate_and_said(grader_directory, capsys):
+    broken = Example(id="id-7", source="one", group="", probe="bad", answer="nan", positive=True)
+    grader = OnnxGrader(grader_directory())
+    assert figures(grader, [broken], "harmful") == []
+    (row,) = figures(grader, [broken, dataclasses.replace(broken, answer="boom")], "harmful")
+    assert row.sensitivity == Rate(right=1, of=1)
+    assert capsys.readouterr().out == "words: 1 of 1 not graded\nwords: 1 of 2 not graded\n"
 
 
 def tiny_classifier(layers):
