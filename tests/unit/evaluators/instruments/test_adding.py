@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from loopback import COMMIT, hub_on_loopback, s3_on_loopback
 
 from evaluators.instruments.adding import Request, instruments_of, write_battery
 from evaluators.instruments.presets import PRESETS
@@ -178,17 +174,9 @@ def test_a_version_that_exists_is_never_changed_and_another_can_extend_it(tmp_pa
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A bucket on a real S3 server (moto), and an empty cache."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="sets")
-    yield client
-    server.stop()
+    with s3_on_loopback(monkeypatch, "sets") as client:
+        yield client
 
 
 def test_a_set_in_s3_is_listed_pinned_and_kept(bucket, tmp_path: Path) -> None:
@@ -226,71 +214,11 @@ def test_one_object_and_no_object_in_s3(bucket) -> None:
 
 # -- the hub ---------------------------------------------------------------------------------------------------------
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's protocol that reads a data set: its list of files, and the files of a commit."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        if path.startswith("/api/datasets/owner/set/tree/"):
-            tree = [{"type": "file", "path": name, "oid": "0" * 40, "size": 1} for name in self.files]
-            self._send(json.dumps(tree).encode(), "application/json")
-            return
-        if path.startswith("/api/datasets/owner/set"):
-            siblings = [{"rfilename": name} for name in self.files]
-            self._send(
-                json.dumps({"id": "owner/set", "sha": COMMIT, "siblings": siblings}).encode(), "application/json"
-            )
-            return
-        name = path.partition("/resolve/")[2].partition("/")[2]
-        if path.startswith("/datasets/owner/set/resolve/") and name in self.files:
-            self._send(self.files[name], "application/octet-stream")
-            return
-        self.send_response(404)
-        self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def _send(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hash(body) & 0xFFFFFFFF:08x}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A hub on loopback, which the hub's own client talks to."""
-    import huggingface_hub.constants as constants
-    from huggingface_hub import hf_api
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # Read at import by the client, which another test may have imported already.
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(hf_api.constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    yield Hub
-    server.shutdown()
+    with hub_on_loopback(monkeypatch, tmp_path) as files:
+        yield files
 
 
 def test_a_data_set_of_the_hub_is_fetched_by_its_client(hub, tmp_path: Path) -> None:

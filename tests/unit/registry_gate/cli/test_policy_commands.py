@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import boto3
 import pytest
 from answers import Run
 from gate_builders import (
@@ -23,7 +22,7 @@ from gate_builders import (
     make_version,
     promote,
 )
-from moto.server import ThreadedMotoServer
+from loopback import s3_on_loopback
 
 from registry_gate.config import PACKAGE_BATTERIES
 from registry_gate.evidence.keys import load_signer
@@ -229,14 +228,7 @@ def test_lint_and_test_speak_to_ci(installed: Path, run: Run) -> None:
 def test_a_set_is_published_and_read_by_every_command(
     installed: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
-        monkeypatch.setenv(f"AWS_{name}", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="sets")
-    try:
+    with s3_on_loopback(monkeypatch, "sets"):
         published = run("policy", "publish", "policies", "s3://sets/ours", "--format", "json")
         assert published.code == 0, published.err
         digest = published.json["digest"]
@@ -256,8 +248,6 @@ def test_a_set_is_published_and_read_by_every_command(
         assert refused.code == 2 and "unknown key" in refused.err
         assert run("policy", "lint", "s3://sets/ours", "--format", "json").json["digest"] == digest
         assert run("policy", "publish", "policies", "elsewhere").code == 2
-    finally:
-        server.stop()
     away = run("policy", "lint", "s3://sets/ours")
     assert away.code == 4 and "expected S3 to answer" in away.err
 

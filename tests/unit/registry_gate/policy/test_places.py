@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from loopback import s3_on_loopback
 from place_builders import address, commit, git, write
 from test_policy_document import POLICY, SET
 
@@ -141,19 +140,10 @@ def test_a_repository_elsewhere_is_refused_with_what_to_do(text: str) -> None:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
     """Buckets on a real S3 server (moto); `kept` keeps versions."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
-            patch.setenv(f"AWS_{name}", value)
-        client = boto3.client("s3")
+    with pytest.MonkeyPatch.context() as patch, s3_on_loopback(patch, "plain") as client:
         client.create_bucket(Bucket="kept")
         client.put_bucket_versioning(Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
-        client.create_bucket(Bucket="plain")
         yield client
-    server.stop()
 
 
 def publish(directory: Path, to: str) -> str:
