@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -448,15 +448,32 @@ def _database(kind: str) -> Iterator[str | None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test with a `server` runs once on each database of its module."""
-    if "_session_server" in metafunc.fixturenames:
+    if "_database_of_server" in metafunc.fixturenames:
         databases = getattr(metafunc.module, "DATABASES", DATABASES)
-        metafunc.parametrize("_session_server", databases, indirect=True, scope="session")
+        metafunc.parametrize("_database_of_server", databases, scope="session")
 
 
 @pytest.fixture(scope="session")
-def _session_server(request: pytest.FixtureRequest, installation: Callable[..., Installation]) -> Iterator[Server]:
-    with gated_server(request.param, installation) as started:
-        yield started
+def _servers(installation: Callable[..., Installation]) -> Iterator[Callable[[str], Server]]:
+    """Starts the server of a database when it is first asked for, and keeps it to the end.
+
+    A parametrised fixture would end a server whenever a test of another database follows, and a start takes as long as
+    fifty tests.
+    """
+    started: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def server_on(database: str) -> Server:
+            if database not in started:
+                started[database] = stack.enter_context(gated_server(database, installation))
+            return started[database]
+
+        yield server_on
+
+
+@pytest.fixture
+def _session_server(_servers: Callable[[str], Server], _database_of_server: str) -> Server:
+    return _servers(_database_of_server)
 
 
 @pytest.fixture
