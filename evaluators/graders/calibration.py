@@ -15,6 +15,7 @@ import numpy as np
 from evaluators.graders.interface import Graded, Grader, GraderIdentity, GradingItem, NotGraded, Progress
 from evaluators.instruments.files import FORMATS, Row, decode, parsed, read_bytes
 from registry_gate.errors import AssessmentError
+from registry_gate.statistics.admission import SourceCounts
 from registry_gate.statistics.agreement import Confusion, kappa_lower_limit
 
 BINS = 10
@@ -56,15 +57,11 @@ class SourceFigures:
     """What a grader makes of the answers of one source.
 
     Args:
-        table: Its labels beside people's, of what it graded.
-        not_graded: Answers that it left ungraded.
-        kappa_lower: One-sided 95 % limit of kappa, whole probes drawn; None when kappa is 0/0.
+        counts: Its labels beside people's.
         calibration_error: Expected calibration error of its probabilities, equal bins; None where nothing was graded.
     """
 
-    table: Confusion
-    not_graded: int
-    kappa_lower: float | None
+    counts: SourceCounts
     calibration_error: float | None
 
 
@@ -145,14 +142,16 @@ def _figures(rows: Sequence[tuple[LabelledAnswer, Graded | NotGraded]], positive
     people = [one.positive for one, _ in graded]
     cells = [(c, p) for c, p in zip(called, people, strict=True)]
     return SourceFigures(
-        table=Confusion(
-            true_positive=cells.count((True, True)),
-            false_positive=cells.count((True, False)),
-            false_negative=cells.count((False, True)),
-            true_negative=cells.count((False, False)),
+        counts=SourceCounts(
+            table=Confusion(
+                true_positive=cells.count((True, True)),
+                false_positive=cells.count((True, False)),
+                false_negative=cells.count((False, True)),
+                true_negative=cells.count((False, False)),
+            ),
+            not_graded=len(rows) - len(graded),
+            kappa_lower=kappa_lower_limit(called, people, [one.item.probe for one, _ in graded]) if graded else None,
         ),
-        not_graded=len(rows) - len(graded),
-        kappa_lower=kappa_lower_limit(called, people, [one.item.probe for one, _ in graded]) if graded else None,
         calibration_error=_calibration_error([outcome.probability for _, outcome in graded], people),
     )
 

@@ -227,12 +227,7 @@ def calibrate_command(
     loaded = load_grader(name, directories=settings.grader_dirs, threads=threads or settings.threads)
     with WorkerConsole() as console:
         found = calibrate(loaded, data.name, sha256, labelled, partial(console.progress, "answers"))
-    admission = admit(
-        {source: figures.table for source, figures in found.sources.items()},
-        LIMITS[domain],
-        kappa_lower={source: figures.kappa_lower for source, figures in found.sources.items()},
-        not_graded={source: figures.not_graded for source, figures in found.sources.items()},
-    )
+    admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])
     if key is not None and out is not None:
         _write_signed(found, key, out)
     if output == "json":
@@ -259,8 +254,9 @@ def calibrate_command(
 def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
     from datetime import UTC, datetime
 
-    from registry_gate.evidence.calibrations import Calibration, SourceCounts, sign_calibration
+    from registry_gate.evidence.calibrations import sign_calibration
     from registry_gate.evidence.keys import load_decision_signer
+    from registry_gate.statistics.admission import Calibration
 
     calibration = Calibration(
         grader=found.grader.digest,
@@ -270,23 +266,20 @@ def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
         runtime=found.grader.runtime,
         data=found.data,
         data_sha256=found.sha256,
-        sources={
-            source: SourceCounts(table=figures.table, not_graded=figures.not_graded, kappa_lower=figures.kappa_lower)
-            for source, figures in found.sources.items()
-        },
+        sources={source: figures.counts for source, figures in found.sources.items()},
         calibrated_at=datetime.now(UTC),
     )
     write_envelope(sign_calibration(calibration, load_decision_signer(key)), out, found.grader.digest)
 
 
 def _figures_of(figures: SourceFigures) -> dict[str, Any]:
-    table = figures.table
+    table = figures.counts.table
     sensitivity = table.true_positive / table.positives if table.positives else None
     specificity = table.true_negative / table.negatives if table.negatives else None
     balanced = None if sensitivity is None or specificity is None else (sensitivity + specificity) / 2
     return {
         "labelled": table.labelled,
-        "not_graded": figures.not_graded,
+        "not_graded": figures.counts.not_graded,
         **vars(table),
         "sensitivity": sensitivity,
         "specificity": specificity,
@@ -294,7 +287,7 @@ def _figures_of(figures: SourceFigures) -> dict[str, Any]:
         "false_positive_upper": table.false_positive_limits()[1],
         "balanced_accuracy": balanced,
         "kappa": table.kappa,
-        "kappa_lower": figures.kappa_lower,
+        "kappa_lower": figures.counts.kappa_lower,
         "calibration_error": figures.calibration_error,
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError
@@ -25,54 +25,13 @@ from registry_gate.evidence.statement import (
     strict_json,
 )
 from registry_gate.form import canonical_json
+from registry_gate.statistics.admission import Calibration, SourceCounts
 from registry_gate.statistics.agreement import Confusion
 
 CALIBRATION_TYPE = "https://registry-gate.dev/calibration/v1"
 """A name, never fetched."""
 
 _PREFIX = "sha256:"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceCounts:
-    """A grader beside people on one source.
-
-    Args:
-        table: Labels of what it graded.
-        not_graded: Answers that it left ungraded.
-        kappa_lower: One-sided 95 % limit of kappa, whole probes drawn; None when kappa is 0/0.
-    """
-
-    table: Confusion
-    not_graded: int
-    kappa_lower: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What a calibration states.
-
-    Args:
-        grader: Digest of the grader.
-        name: Its name.
-        version: Its version.
-        axis: What it grades.
-        runtime: What ran it.
-        data: Name of the labelled file.
-        data_sha256: Its sha256, hex.
-        sources: Counts by source.
-        calibrated_at: When.
-    """
-
-    grader: str
-    name: str
-    version: str
-    axis: str
-    runtime: str
-    data: str
-    data_sha256: str
-    sources: Mapping[str, SourceCounts]
-    calibrated_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

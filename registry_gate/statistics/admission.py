@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from registry_gate.statistics.agreement import Confusion
 from registry_gate.statistics.counts import share, whole
@@ -62,6 +63,48 @@ LIMITS: Mapping[str, AdmissionLimits] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """A grader beside people on one source.
+
+    Args:
+        table: Labels of what it graded.
+        not_graded: Answers that it left ungraded; they are in no table.
+        kappa_lower: One-sided 95 % limit of kappa, whole probes drawn; None when kappa is 0/0.
+    """
+
+    table: Confusion
+    not_graded: int
+    kappa_lower: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a grader was shown to do: counts by source, never a verdict.
+
+    Args:
+        grader: Digest of the grader.
+        name: Its name.
+        version: Its version.
+        axis: What it grades.
+        runtime: What ran it.
+        data: Name of the labelled file.
+        data_sha256: Its sha256, hex.
+        sources: Counts by source.
+        calibrated_at: When.
+    """
+
+    grader: str
+    name: str
+    version: str
+    axis: str
+    runtime: str
+    data: str
+    data_sha256: str
+    sources: Mapping[str, SourceCounts]
+    calibrated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceResult:
     """What one labelled source says about a grader.
 
@@ -102,47 +145,22 @@ class Admission:
         return bool(self.sources) and not self.faults
 
 
-def admit(
-    tables: Mapping[str, Confusion],
-    limits: AdmissionLimits,
-    *,
-    kappa_lower: Mapping[str, float | None] | None = None,
-    not_graded: Mapping[str, int] | None = None,
-) -> Admission:
+def admit(sources: Mapping[str, SourceCounts], limits: AdmissionLimits) -> Admission:
     """Judge a grader on every labelled source.
 
     Args:
-        tables: Labels beside those of people, by source.
+        sources: Its labels beside those of people, by source.
         limits: What it must have shown.
-        kappa_lower: Lower limits of kappa by source, where answers share probes (`agreement.kappa_lower_limit`); by
-            default answers count as independent.
-        not_graded: Answers that it left ungraded, by source; they are in no table.
-
-    Raises:
-        ValueError: `kappa_lower` does not name the same sources.
     """
-    if kappa_lower is not None and kappa_lower.keys() != tables.keys():
-        raise ValueError(
-            f"expected limits of kappa for the sources {', '.join(sorted(tables)) or 'none'}, got "
-            f"{', '.join(sorted(kappa_lower)) or 'none'}"
-        )
-    results = []
-    for source, table in sorted(tables.items()):
-        lower = (
-            table.kappa_lower_limit(limits.confidence)
-            if kappa_lower is None or not table.labelled
-            else kappa_lower[source]
-        )
-        results.append(_judge(source, table, lower, (not_graded or {}).get(source, 0), limits))
+    results = [_judge(source, counts, limits) for source, counts in sorted(sources.items())]
     faults = [fault for result in results for fault in result.faults]
     if not results:
         faults.append("expected at least one source of labelled answers, got none: label some, then calibrate")
     return Admission(sources=tuple(results), faults=tuple(faults))
 
 
-def _judge(
-    source: str, table: Confusion, kappa_lower: float | None, not_graded: int, limits: AdmissionLimits
-) -> SourceResult:
+def _judge(source: str, counts: SourceCounts, limits: AdmissionLimits) -> SourceResult:
+    table, kappa_lower, not_graded = counts.table, counts.kappa_lower, counts.not_graded
     _, false_positive = table.false_positive_limits(limits.confidence)
     _, false_negative = table.false_negative_limits(limits.confidence)
     kappa = table.kappa

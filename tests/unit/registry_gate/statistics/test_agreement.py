@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from registry_gate.statistics import agreement, rates
-from registry_gate.statistics.admission import LIMITS, AdmissionLimits, admit
+from registry_gate.statistics.admission import LIMITS, AdmissionLimits, SourceCounts, admit
 from registry_gate.statistics.agreement import Confusion
 
 
@@ -109,8 +109,16 @@ def test_disagreement_has_exact_limits_and_none_compared_says_nothing():
 GOOD = table(190, 6, 10, 194)
 
 
+def counts(**tables):
+    """Sources whose answers count as independent, all of them graded."""
+    return {
+        source: SourceCounts(table=one, not_graded=0, kappa_lower=one.kappa_lower_limit() if one.labelled else None)
+        for source, one in tables.items()
+    }
+
+
 def test_a_grader_that_agrees_on_every_source_is_admitted():
-    found = admit({"a": GOOD, "b": table(280, 8, 20, 292)}, LIMITS["general"])
+    found = admit(counts(a=GOOD, b=table(280, 8, 20, 292)), LIMITS["general"])
     assert found.admitted and not found.faults
     assert [result.source for result in found.sources] == ["a", "b"]
 
@@ -132,13 +140,13 @@ def test_a_grader_that_agrees_on_every_source_is_admitted():
     ],
 )
 def test_a_grader_that_has_not_shown_enough_is_not_admitted(tables, sentence):
-    found = admit(tables, LIMITS["general"])
+    found = admit(counts(**tables), LIMITS["general"])
     assert not found.admitted
     assert any(fault.startswith(sentence) for fault in found.faults), found.faults
 
 
 def test_the_limit_of_kappa_counts_not_kappa_itself():
-    found = admit({"a": table(160, 15, 40, 185)}, LIMITS["medical"])
+    found = admit(counts(a=table(160, 15, 40, 185)), LIMITS["medical"])
     assert found.sources[0].kappa == pytest.approx(0.725)
     assert "expected a lower limit of kappa of at least 0.7, got 0.6" in found.faults[0]
 
@@ -147,12 +155,22 @@ def test_false_negatives_are_judged_where_a_limit_is_given():
     limits = AdmissionLimits(
         kappa_at_least=0.6, false_positive_at_most=0.1, false_negative_at_most=0.05, labelled_at_least=200
     )
-    assert admit({"a": table(199, 6, 1, 194)}, limits).admitted
-    assert "expected a false-negative rate of at most 5 %, got 10 of 200" in admit({"a": GOOD}, limits).faults[0]
+    assert admit(counts(a=table(199, 6, 1, 194)), limits).admitted
+    assert "expected a false-negative rate of at most 5 %, got 10 of 200" in admit(counts(a=GOOD), limits).faults[0]
 
 
-def test_limits_of_kappa_by_probe_must_name_the_same_sources():
-    with pytest.raises(ValueError, match="expected limits of kappa for the sources a, got b"):
-        admit({"a": GOOD}, LIMITS["general"], kappa_lower={"b": 0.9})
-    assert not admit({"a": GOOD}, LIMITS["general"], kappa_lower={"a": 0.5}).admitted
-    assert not admit({"a": GOOD}, LIMITS["general"], kappa_lower={"a": None}).admitted
+def test_the_limit_of_kappa_by_probe_is_the_one_that_counts():
+    for lower in (0.5, None):
+        judged = {"a": SourceCounts(table=GOOD, not_graded=0, kappa_lower=lower)}
+        assert not admit(judged, LIMITS["general"]).admitted
+
+
+def test_what_a_grader_leaves_ungraded_counts_against_it():
+    def judged(not_graded):
+        one = SourceCounts(table=GOOD, not_graded=not_graded, kappa_lower=0.9)
+        return admit({"a": one}, LIMITS["general"])
+
+    assert judged(44).admitted
+    assert judged(45).faults == (
+        "a: expected at most 10 % of the answers to be left ungraded, got 45 of 445: it does not know such answers",
+    )
