@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
+from registry_gate.calibrations import calibrations_of
 from registry_gate.decision import Decision, Reason, Verdict, worst
 from registry_gate.errors import ConfigError, EvidenceError, LedgerError, PolicyError, RegistryError
 from registry_gate.evidence.decisions import sign_decision, verify_decision
@@ -327,6 +328,7 @@ class Gate:
                 batteries=policy_set.batteries,
                 form=form,
                 evidence=evidence,
+                calibrations=calibrations_of(policy_set),
                 break_glass=policy_set.break_glass,
                 requester=actor,
                 now=now,

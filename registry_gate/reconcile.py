@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, and_, column, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
+from registry_gate.calibrations import calibrations_of
 from registry_gate.decision import Decision
 from registry_gate.errors import EvidenceError, IntegrityError, LedgerError, RegistryError
 from registry_gate.evidence.envelope import verify as verify_evidence
@@ -319,6 +320,7 @@ class Reconciler:
             batteries=policy_set.batteries,
             form=form,
             evidence=evidence,
+            calibrations=calibrations_of(policy_set),
             grants=grants_for(self._ledger, policy_set, policies, target.workspace, target.model, form.digest),
             break_glass=policy_set.break_glass,
             requester=requester,

@@ -14,7 +14,7 @@ LAYERS = {
     **dict.fromkeys(("errors", "promotion", "form", "assessment", "decision", "lookalikes"), 0),
     **dict.fromkeys(("statistics", "documents", "battery", "config"), 1),
     **dict.fromkeys(("artifact", "policy", "evidence"), 2),
-    **dict.fromkeys(("ledger", "pending", "signed_policies"), 3),
+    **dict.fromkeys(("ledger", "pending", "signed_policies", "calibrations"), 3),
     **dict.fromkeys(("standing", "gate", "grants", "policy_uses"), 4),
     **dict.fromkeys(("reconcile", "past"), 5),
     **dict.fromkeys(("mlflow_plugin", "web"), 5),

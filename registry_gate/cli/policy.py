@@ -38,14 +38,18 @@ def lint(ctx: click.Context, place: Path | str | None, output: str) -> None:
     with file, line, key, expected and got. Exit code 0 without errors, 2 with any.
     """
     settings = settings_of(ctx, gate__policies=place)
+    from registry_gate.calibrations import lint_calibrations
     from registry_gate.policy.document import check_policy_set
 
     checked = check_policy_set(settings.gate.policies, settings.battery_dirs)
+    warnings = [*checked.warnings]
+    if checked.policy_set is not None:
+        warnings += lint_calibrations(checked.policy_set)
     if output == "github":
         from registry_gate.policy.case_formats import github
 
         levels = [("error", problem) for problem in checked.errors]
-        levels += [("warning", problem) for problem in checked.warnings]
+        levels += [("warning", problem) for problem in warnings]
         click.echo("\n".join(github(levels)))
     elif output == "json":
         print_json(
@@ -53,13 +57,13 @@ def lint(ctx: click.Context, place: Path | str | None, output: str) -> None:
                 "valid": checked.policy_set is not None,
                 "digest": checked.policy_set.digest if checked.policy_set else None,
                 "errors": [vars(problem) for problem in checked.errors],
-                "warnings": [vars(problem) for problem in checked.warnings],
+                "warnings": [vars(problem) for problem in warnings],
             }
         )
     else:
         for problem in checked.errors:
             click.echo(f"error: {problem}")
-        for warning in checked.warnings:
+        for warning in warnings:
             click.echo(f"warning: {warning}")
         if checked.policy_set is not None:
             names = ", ".join(sorted(checked.policy_set.policies))

@@ -96,6 +96,7 @@ def _target(version: str, name: str) -> Target:
 
 def _decision(settings: Settings, policy_set: PolicySet, version: str, target: Target) -> Decision | None:
     """What the newest evidence of each battery that is asked for makes of a version; None without any."""
+    from registry_gate.calibrations import calibrations_of
     from registry_gate.evidence.envelope import verify
     from registry_gate.grants import grants_for
     from registry_gate.ledger import Ledger
@@ -130,6 +131,7 @@ def _decision(settings: Settings, policy_set: PolicySet, version: str, target: T
         batteries=policy_set.batteries,
         form=form,
         evidence=items,
+        calibrations=calibrations_of(policy_set),
         grants=grants_for(ledger, policy_set, policies, target.workspace, target.model, form.digest),
         break_glass=policy_set.break_glass,
         now=datetime.now(UTC),

@@ -45,6 +45,7 @@ def replay(
     Exit code 0 when no decision turns, 3 when one does, 5 when there is nothing to replay.
     """
     settings = settings_of(ctx)
+    from registry_gate.calibrations import calibrations_of
     from registry_gate.cli.policy_places import policy_set_at, two_places
     from registry_gate.ledger import Ledger
     from registry_gate.past import past_decisions
@@ -60,7 +61,7 @@ def replay(
         before = None if places[0] is None else stack.enter_context(policy_set_at(places[0], settings.battery_dirs))
         after = stack.enter_context(policy_set_at(places[1], settings.battery_dirs))
         past = list(past_decisions(ledger, in_force, since=_moment(since), limit=limit))
-        result = run(past, before, after)
+        result = run(past, before, after, lambda one: calibrations_of(one, in_force.signers))
     turned = [*result.of(Outcome.DENIED), *result.of(Outcome.RELEASED)]
     causes = [
         (str(outcome), cause, count)

@@ -189,6 +189,7 @@ def decide(
     from rich.console import Console
 
     from registry_gate.artifact import HashCache, LocalTree, read_manifest
+    from registry_gate.calibrations import calibrations_of
     from registry_gate.cli.console import outcome_table, print_decision
     from registry_gate.evidence.envelope import envelope_digest, verify
     from registry_gate.policy.document import load_policy_set
@@ -239,6 +240,7 @@ def decide(
         batteries=policy_set.batteries,
         form=manifest,
         evidence=items,
+        calibrations=calibrations_of(policy_set),
         grants=_grants(
             {"waiver": waiver_files, "approval": approval_files, "opening": break_glass_files},
             policy_set,

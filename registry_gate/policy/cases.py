@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
 from registry_gate.assessment import (
@@ -33,9 +33,27 @@ from registry_gate.form import BaseReference, FileEntry, FormManifest
 from registry_gate.policy.document import PolicySet
 from registry_gate.policy.files import PolicyFiles
 from registry_gate.policy.grants import covers
-from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
+from registry_gate.policy.inputs import (
+    CalibrationItem,
+    EvidenceItem,
+    UnreadableForm,
+    UnverifiedCalibration,
+    UnverifiedEvidence,
+    VerifiedCalibration,
+    VerifiedEvidence,
+)
 from registry_gate.policy.rules import decide
-from registry_gate.policy.schema import CaseEvidence, CaseForm, CaseHits, CaseMeasure, CaseSpec, PolicyTest
+from registry_gate.policy.schema import (
+    CaseCalibration,
+    CaseEvidence,
+    CaseForm,
+    CaseHits,
+    CaseMeasure,
+    CaseSpec,
+    PolicyTest,
+)
+from registry_gate.statistics.admission import Calibration, SourceCounts
+from registry_gate.statistics.agreement import Confusion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +166,7 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
             batteries=policy_set.batteries,
             form=form,
             evidence=evidence,
+            calibrations=_calibrations(policy_set, spec),
             grants=_grants(policy_set, spec, form),
             break_glass=policy_set.break_glass,
             requester=spec.requester,
@@ -262,21 +281,74 @@ def _assessment(
 ) -> Assessment:
     checks = [ValidityCheck(check=name, passed=False, detail=detail) for name, detail in item.failed_checks.items()]
     held = ValidityCheck(check="case", passed=True, detail="stands for every check that held")
-    grader = GraderRecord(
-        name="case", version="1", family="case", axis="refusal", digest=_digest("grader"), runtime="none"
-    )
     return Assessment(
         form_digest=form_digest,
         base_digest=base,
         battery=battery.id,
         battery_digest=_digest("an earlier battery") if item.outdated_battery else battery.digest,
         probe_sets={},
-        graders=(grader,),
+        graders=tuple(_grader(name) for name in _graders(battery)),
         generation={},
         measurements=tuple(measurements),
         validity=(held, *checks),
         assessed_at=item.assessed_at.isoformat(),
         tool="policy-test",
+    )
+
+
+_ENOUGH = 10**6
+"""Labelled answers of either kind that prove every limit."""
+
+
+def _graders(battery: Battery) -> list[str]:
+    """Names of the graders of a battery; a name that stands for one where it has none."""
+    return sorted({name for one in battery.spec.instruments for name in one.graders}) or ["case"]
+
+
+def _grader(name: str) -> GraderRecord:
+    # Each on an axis of its own, so that all of them vote.
+    return GraderRecord(name=name, version="1", family="case", axis=name, digest=_digest(name), runtime="case")
+
+
+def _calibrations(policy_set: PolicySet, spec: CaseSpec) -> list[CalibrationItem]:
+    """What graders were shown to do: what the case says, or that all of them have shown everything."""
+    said = spec.calibrations
+    if said is None:
+        signers = tuple(signer.name for signer in policy_set.document.spec.signers)
+        names = {name for battery in policy_set.batteries.values() for name in _graders(battery)}
+        said = tuple(
+            CaseCalibration(grader=name, signedBy=signers, positives=_ENOUGH, negatives=_ENOUGH)
+            for name in sorted(names)
+        )
+    return [_calibration(number, one, spec.now) for number, one in enumerate(said)]
+
+
+def _calibration(number: int, said: CaseCalibration, now: datetime) -> CalibrationItem:
+    file = f"calibrations/case-{number}.json"
+    if said.unverified is not None:
+        return UnverifiedCalibration(file=file, cause=said.unverified)
+    grader = _grader(said.grader)
+    table = Confusion(
+        true_positive=said.positives - said.missed,
+        false_positive=said.false_alarms,
+        false_negative=said.missed,
+        true_negative=said.negatives - said.false_alarms,
+    )
+    return VerifiedCalibration(
+        file=file,
+        digest=_digest(file),
+        calibration=Calibration(
+            grader=_digest("another grader") if said.other_grader else grader.digest,
+            name=grader.name,
+            version=grader.version,
+            axis=grader.axis,
+            runtime="another runtime" if said.other_runtime else grader.runtime,
+            data=f"case-{number}",
+            data_sha256=_digest(file).removeprefix("sha256:"),
+            sources={"case": SourceCounts(table=table, not_graded=said.not_graded, kappa_lower=said.kappa_lower)},
+            calibrated_at=said.calibrated_at or now - timedelta(days=1),
+        ),
+        signers=said.signed_by,
     )
 
 

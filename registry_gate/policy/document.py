@@ -9,6 +9,7 @@ A policy set is never half loaded: what is dropped silently is a rule that nobod
       batteries/*.yaml     kind Battery, optional, beside the batteries that come with the program
       signers/*.pem        public keys
       controls/*.yaml      kind ControlCatalogue, optional: what control ids mean; not part of the digest
+      calibrations/*.json  what graders were shown to do, signed (`registry-gate grader calibrate`), optional
       cases/               kind PolicyTest, read by `cases`, not part of the set or its digest
 """
 
@@ -28,6 +29,7 @@ from registry_gate.form import canonical_json
 from registry_gate.policy.controls import Control, take_catalogue
 from registry_gate.policy.files import (
     BATTERIES_DIRECTORY,
+    CALIBRATIONS_DIRECTORY,
     CASES_DIRECTORY,
     CONTROLS_DIRECTORY,
     POLICY_SET_FILE,
@@ -69,6 +71,7 @@ class PolicySet:
         signers: Public keys (PEM), by signer's name.
         people: Public keys (PEM) of people who may sign waivers, approvals and break-glass, by name.
         controls: The control catalogue, by control id.
+        calibrations: Envelopes by the name of their file; nothing is verified yet.
         digest: `sha256:` over the names and bytes of all files and the digests of the batteries.
         warnings: What lint found beside errors.
     """
@@ -81,6 +84,7 @@ class PolicySet:
     digest: str
     people: Mapping[str, bytes] = field(default_factory=dict)
     controls: Mapping[str, Control] = field(default_factory=dict)
+    calibrations: Mapping[str, bytes] = field(default_factory=dict)
     warnings: tuple[LintProblem, ...] = ()
 
     @property
@@ -174,10 +178,12 @@ def check_policy_files(files: PolicyFiles, battery_dirs: Sequence[Path], *, keys
     reading.read_batteries(battery_dirs)
     # (3) What the controls are that rules name.
     reading.read_controls()
-    # (4) Signers.
+    # (4) What graders were shown to do.
+    reading.read_calibrations()
+    # (5) Signers.
     if keys:
         reading.read_keys()
-    # (5) Whether it all makes sense together.
+    # (6) Whether it all makes sense together.
     reading.lint()
     return reading.outcome()
 
@@ -196,6 +202,7 @@ class _Reading:
         self.signers: dict[str, bytes] = {}
         self.people: dict[str, bytes] = {}
         self.controls: dict[str, Control] = {}
+        self.calibrations: dict[str, bytes] = {}
 
     def refuse(self, name: str, message: str) -> None:
         self.errors.append(Problem(file=self.files.shown(name), line=0, key="", message=message))
@@ -219,6 +226,7 @@ class _Reading:
             signers=MappingProxyType(dict(sorted(self.signers.items()))),
             people=MappingProxyType(dict(sorted(self.people.items()))),
             controls=MappingProxyType(dict(sorted(self.controls.items()))),
+            calibrations=MappingProxyType(dict(sorted(self.calibrations.items()))),
             digest="sha256:" + hashlib.sha256(canonical_json(body)).hexdigest(),
             warnings=warnings,
         )
@@ -323,6 +331,22 @@ class _Reading:
                         take_catalogue(raw, self.controls)
                     except DocumentError as err:
                         self.errors.extend(err.problems)
+
+    def read_calibrations(self) -> None:
+        """Signed calibrations of graders. Whether they verify is for whoever decides."""
+        for name in self.files.names:
+            if not name.startswith(f"{CALIBRATIONS_DIRECTORY}/") or name.endswith((".md", "/")):
+                continue
+            if name in self.files.refused:
+                self.refuse(name, self.files.refused[name])
+            elif not name.endswith(".json") or name.count("/") != 1:
+                self.refuse(
+                    name,
+                    "expected a calibration (*.json) right here, as `registry-gate grader calibrate --out` writes it",
+                )
+            else:
+                self.calibrations[name] = self.files.contents[name]
+                self._note(name)
 
     def read_keys(self) -> None:
         """Public keys of signers and of people."""

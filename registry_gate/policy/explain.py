@@ -101,6 +101,17 @@ def explain_policy(policy: Policy, batteries: Mapping[str, Battery]) -> list[str
         if limit is not None
         else "One grader may stand alone: nobody checks it."
     )
+    admission = spec.grader_admission
+    if admission is not None:
+        missed = admission.false_negatives_at_most
+        said.append(
+            f"Each grader that votes must have been calibrated at most {_age(admission.max_age)} ago, signed by "
+            f"{_all(admission.signed_by, 'or')}, on at least {admission.labelled_at_least} labelled answers in every "
+            f"source: kappa at least {admission.kappa_at_least:g}, false positives at most "
+            f"{100 * admission.false_positives_at_most:g} %"
+            + (f", false negatives at most {100 * missed:g} %" if missed is not None else "")
+            + f", at most {100 * admission.ungraded_at_most:g} % left ungraded; limits count, not points."
+        )
     said.append("One measure that became worse and another that became better, both beyond their margins: conflict.")
     if not spec.allow_notes:
         said.append("A note denies too.")

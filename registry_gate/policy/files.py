@@ -21,9 +21,10 @@ POLICY_SET_FILE = "policy-set.yaml"
 CASES_DIRECTORY = "cases"
 BATTERIES_DIRECTORY = "batteries"
 CONTROLS_DIRECTORY = "controls"
+CALIBRATIONS_DIRECTORY = "calibrations"
 SIGNATURE_FILE = "policy-set.dsse.json"
 """Who signed all other files of the set (`registry-gate policy sign`)."""
-SUB_DIRECTORIES = (CASES_DIRECTORY, BATTERIES_DIRECTORY, CONTROLS_DIRECTORY)
+SUB_DIRECTORIES = (CASES_DIRECTORY, BATTERIES_DIRECTORY, CONTROLS_DIRECTORY, CALIBRATIONS_DIRECTORY)
 """Directories in which YAML files may lie; anywhere else one would be enforced by nobody."""
 
 MAX_FILES = 2_000

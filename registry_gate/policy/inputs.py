@@ -1,4 +1,5 @@
-"""What `decide` is given besides policies: the form as it is now and the evidence that was presented.
+"""What `decide` is given besides policies: the form as it is now, the evidence that was presented, and what graders
+were shown to do.
 
 Evidence whose signature or digest did not verify is another type than evidence that did, so that nothing can read a
 number out of it by mistake. Verifying is `registry_gate.evidence`; here are only the outcomes.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from registry_gate.assessment import Assessment
+from registry_gate.statistics.admission import Calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +59,36 @@ class UnverifiedEvidence:
 
 
 EvidenceItem = VerifiedEvidence | UnverifiedEvidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedCalibration:
+    """What a grader was shown to do, with at least one signature that verified under a signer's key.
+
+    Args:
+        file: Where it lies in the policy set.
+        digest: `sha256:` of the envelope.
+        calibration: What it says.
+        signers: Names of the signers (of the policy set) whose signature verified.
+    """
+
+    file: str
+    digest: str
+    calibration: Calibration
+    signers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnverifiedCalibration:
+    """Something that lies with the calibrations and does not verify.
+
+    Args:
+        file: Where it lies in the policy set.
+        cause: What does not hold.
+    """
+
+    file: str
+    cause: str
+
+
+CalibrationItem = VerifiedCalibration | UnverifiedCalibration

@@ -92,12 +92,17 @@ def lint_policy(
             report("error", "matches_nothing", ("spec", "match", "any", number), message)
 
     # (2) Its evidence can exist: the battery, and signers that the policy set knows.
-    for number, signer in enumerate(spec.evidence.signed_by):
-        if signer not in signers:
-            message = (
-                f"expected a signer of policy-set.yaml ({_listed(signers)}), got {signer!r}{_close(signer, signers)}"
-            )
-            report("error", "signer_unknown", ("spec", "evidence", "signedBy", number), message)
+    signing = [("evidence", spec.evidence.signed_by)]
+    if spec.grader_admission is not None:
+        signing.append(("graderAdmission", spec.grader_admission.signed_by))
+    for key, named in signing:
+        for number, signer in enumerate(named):
+            if signer not in signers:
+                message = (
+                    f"expected a signer of policy-set.yaml ({_listed(signers)}), got {signer!r}"
+                    f"{_close(signer, signers)}"
+                )
+                report("error", "signer_unknown", ("spec", key, "signedBy", number), message)
     battery = batteries.get(spec.evidence.battery)
     if battery is None:
         name = spec.evidence.battery

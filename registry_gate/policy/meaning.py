@@ -10,6 +10,7 @@ Pure: no file, no clock. Keys of signers are compared by name; the key files are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -102,13 +103,16 @@ def _larger(old: Any, new: Any) -> Direction:
     return _opposite(_fewer(old, new))
 
 
-def _approvers(old: Any, new: Any) -> Direction:
-    """Fewer are stricter, unless nobody need approve at all: that is said of their number."""
+def _narrower(old: Any, new: Any) -> Direction:
+    """Fewer are stricter, unless nobody is asked for at all: that is said of the keys beside."""
     return _fewer(old, new) if old and new else Direction.WORDING
 
 
 def _age(old: Any, new: Any) -> Direction:
-    hours = [int(value[:-1]) * (24 if value.endswith("d") else 1) for value in (old, new)]
+    """A lower age is stricter; one that is not set lets everything count."""
+    hours = [
+        math.inf if value is None else int(value[:-1]) * (24 if value.endswith("d") else 1) for value in (old, new)
+    ]
     if hours[0] == hours[1]:
         return Direction.WORDING
     return Direction.STRICTER if hours[1] < hours[0] else Direction.LOOSER
@@ -177,7 +181,14 @@ MEANINGS: Mapping[str, Judge] = {
     "spec.waivers.longest": _age,
     "spec.waivers.budget": _less(unset=0),
     "spec.approvals.count": _more(),
-    "spec.approvals.from": _approvers,
+    "spec.approvals.from": _narrower,
+    "spec.graderAdmission.kappaAtLeast": _more(),
+    "spec.graderAdmission.falsePositivesAtMost": _less(unset=1),
+    "spec.graderAdmission.falseNegativesAtMost": _less(unset=1),
+    "spec.graderAdmission.labelledAtLeast": _more(),
+    "spec.graderAdmission.ungradedAtMost": _less(unset=1),
+    "spec.graderAdmission.maxAge": _age,
+    "spec.graderAdmission.signedBy": _narrower,
     "spec.allowNotes": _ordered(True, False),
     "spec.onPass": _wording,
 }
@@ -222,6 +233,14 @@ def _of_the_set(old: PolicySet, new: PolicySet) -> Iterable[Change]:
     # Who signs for a policy is its `signedBy`; lint refuses one that names nobody.
     if names[0] != names[1]:
         yield _set_change(Direction.WORDING, "signers", f"signers were {_listed(names[0])}, are {_listed(names[1])}")
+    if old.calibrations != new.calibrations and any(
+        policy.spec.grader_admission is not None for policy in new.policies.values()
+    ):
+        files = {*old.calibrations, *new.calibrations}
+        changed = {file for file in files if old.calibrations.get(file) != new.calibrations.get(file)}
+        yield _set_change(
+            Direction.NEITHER, "calibrations", f"what graders were shown to do changed: {_listed(sorted(changed))}"
+        )
     for battery in sorted(set(old.batteries) & set(new.batteries)):
         if old.batteries[battery].digest != new.batteries[battery].digest and _used(battery, old, new):
             yield _set_change(
@@ -355,7 +374,19 @@ def _plain(policy: Policy) -> dict[str, Any]:
     said["spec"]["disagreement"]["graders"] = {"atMost": graders["atMost"] if graders else None}
     said["spec"]["waivers"] = said["spec"]["waivers"] or {"approvers": [], "longest": "0h", "budget": None}
     said["spec"]["approvals"] = said["spec"]["approvals"] or {"count": 0, "from": []}
+    said["spec"]["graderAdmission"] = said["spec"]["graderAdmission"] or dict(_NO_ADMISSION)
     return said
+
+
+_NO_ADMISSION: Mapping[str, Any] = {
+    "kappaAtLeast": None,
+    "falsePositivesAtMost": None,
+    "falseNegativesAtMost": None,
+    "labelledAtLeast": None,
+    "ungradedAtMost": None,
+    "maxAge": None,
+    "signedBy": [],
+}
 
 
 def _keys(policy: str, rule: str | None, path: str, old: Any, new: Any) -> Iterable[Change]:

@@ -7,8 +7,8 @@ evidence and what people had signed. What cannot be replayed is counted with its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from registry_gate.decision import Decision, Grants, Reason, Verdict
 from registry_gate.form import FormManifest
 from registry_gate.policy.document import PolicySet
-from registry_gate.policy.inputs import EvidenceItem
+from registry_gate.policy.inputs import CalibrationItem, EvidenceItem, UnverifiedCalibration
 from registry_gate.policy.rules import NO_GRANTS, decide
 from registry_gate.promotion import Target
 
@@ -111,23 +111,33 @@ class Replay:
         return bool(self.of(Outcome.DENIED) or self.of(Outcome.RELEASED))
 
 
-def replay(decisions: Iterable[Past], old: PolicySet | None, new: PolicySet) -> Replay:
+Calibrations = Callable[[PolicySet], Sequence[CalibrationItem]]
+
+
+def replay(
+    decisions: Iterable[Past],
+    old: PolicySet | None,
+    new: PolicySet,
+    calibrations: Calibrations = lambda _: (),
+) -> Replay:
     """What becomes of past decisions.
 
     Args:
         decisions: The past.
         old: What to compare with; None compares with what was decided then.
         new: The policies in question.
+        calibrations: Those of a set, verified. They are part of the policies, not of the past: each counts as if it had
+            been made by the moment of the decision.
     """
-    return Replay(results=tuple(_one(past, old, new) for past in decisions))
+    return Replay(results=tuple(_one(past, old, new, calibrations) for past in decisions))
 
 
-def _one(past: Past, old: PolicySet | None, new: PolicySet) -> Replayed:
+def _one(past: Past, old: PolicySet | None, new: PolicySet, calibrations: Calibrations) -> Replayed:
     if past.rollback:
         return Replayed(past=past, outcome=Outcome.NOT_REPLAYED, note="a rollback, which no policy decides")
-    after = _decided(past, new)
+    after = _decided(past, new, calibrations)
     before: tuple[bool, tuple[Reason, ...]] | str
-    before = (past.allowed, past.reasons) if old is None else _decided(past, old)
+    before = (past.allowed, past.reasons) if old is None else _decided(past, old, calibrations)
     for found in (before, after):
         if isinstance(found, str):
             return Replayed(past=past, outcome=Outcome.NOT_REPLAYED, note=found)
@@ -141,7 +151,7 @@ def _one(past: Past, old: PolicySet | None, new: PolicySet) -> Replayed:
     )
 
 
-def _decided(past: Past, policy_set: PolicySet) -> tuple[bool, tuple[Reason, ...]] | str:
+def _decided(past: Past, policy_set: PolicySet, calibrations: Calibrations) -> tuple[bool, tuple[Reason, ...]] | str:
     """Whether a set allows it, with every reason; or why that cannot be told."""
     governance = policy_set.governing(past.target)
     if governance.free is not None:
@@ -159,12 +169,19 @@ def _decided(past: Past, policy_set: PolicySet) -> tuple[bool, tuple[Reason, ...
         batteries=policy_set.batteries,
         form=past.form,
         evidence=past.evidence,
+        calibrations=[_by(past.decided_at, one) for one in calibrations(policy_set)],
         grants=past.grants,
         break_glass=policy_set.break_glass,
         requester=past.requester,
         now=past.decided_at,
     )
     return decision.allowed, decision.reasons
+
+
+def _by(moment: datetime, one: CalibrationItem) -> CalibrationItem:
+    if isinstance(one, UnverifiedCalibration) or one.calibration.calibrated_at <= moment:
+        return one
+    return replace(one, calibration=replace(one.calibration, calibrated_at=moment))
 
 
 def _causes(reasons: Sequence[Reason]) -> tuple[str, ...]:

@@ -20,8 +20,15 @@ from registry_gate.assessment import Assessment
 from registry_gate.battery import Battery
 from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Verdict, Waiver, worst
 from registry_gate.form import FormManifest
+from registry_gate.policy.admission import Standing, standings
 from registry_gate.policy.grants import CLOCK_TOLERANCE, age_of, approval_faults, break_glass_fault, waiver_faults
-from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, UnverifiedEvidence, VerifiedEvidence
+from registry_gate.policy.inputs import (
+    CalibrationItem,
+    EvidenceItem,
+    UnreadableForm,
+    UnverifiedEvidence,
+    VerifiedEvidence,
+)
 from registry_gate.policy.outcomes import RuleOutcome, rule_outcomes
 from registry_gate.policy.schema import BreakGlassSpec, Policy
 
@@ -48,6 +55,7 @@ def decide(
     batteries: Mapping[str, Battery],
     form: FormManifest | UnreadableForm,
     evidence: Sequence[EvidenceItem],
+    calibrations: Sequence[CalibrationItem] = (),
     grants: Grants = NO_GRANTS,
     break_glass: BreakGlassSpec | None = None,
     requester: str | None = None,
@@ -63,6 +71,7 @@ def decide(
         batteries: Batteries in force, by id.
         form: The adapted form as it is now, or why it cannot be read.
         evidence: Everything presented for it.
+        calibrations: What graders were shown to do, as it lies with the policy set.
         grants: What people signed: waivers, approvals, and break-glass for the model.
         break_glass: Who may open that, as the policy set says.
         requester: Who asks, who never counts as an approver; None where nobody asks.
@@ -95,7 +104,9 @@ def decide(
     # (3) Each policy on its own; all of them must allow.
     digest = form.digest
     for policy in policies:
-        review = _review(policy.as_of(now), policy, batteries, form, digest, evidence, grants, requester, now)
+        review = _review(
+            policy.as_of(now), policy, batteries, form, digest, evidence, calibrations, grants, requester, now
+        )
         reasons.extend(review.reasons)
         if review.evidence is not None:
             used.add(review.evidence)
@@ -210,11 +221,12 @@ def _review(
     form: FormManifest,
     digest: str,
     evidence: Sequence[EvidenceItem],
+    calibrations: Sequence[CalibrationItem],
     grants: Grants,
     requester: str | None,
     now: datetime,
 ) -> _Review:
-    """Steps (3.1) to (3.11): one policy as it holds now, and as it is written for what begins later."""
+    """Steps (3.1) to (3.12): one policy as it holds now, and as it is written for what begins later."""
     remarks: list[_Remark] = []
     battery_id = policy.spec.evidence.battery
     whole: Literal["deny", "warn", "dryrun"] = "deny" if policy.enforces else _staging(policy)
@@ -244,17 +256,23 @@ def _review(
         aside: Literal["deny", "note", "warn", "dryrun"] = whole if chosen is None else "note"
         remarks.extend(_Remark(reason=reason, mode=aside) for reason in selection.reasons)
 
+    graders: list[Standing] = []
     if battery is not None and chosen is not None:
         # (3.4) The measurement itself held: every check passed, and there were checks and graders.
         problems = _validity_problems(battery_id, chosen.assessment)
         for code, message in problems:
             fix = f"find the cause, then assess this form again with battery {battery_id}"
             add(code, message, Verdict.INVALID, fix=fix)
-        # (3.5) Every rule. A broken measurement has no numbers to judge.
-        if not problems:
+        # (3.5) Every grader that voted may: whose labels are of unknown worth measured nothing.
+        graders = standings(policy, battery, chosen.assessment, calibrations, now)
+        for standing in graders:
+            how = None if standing.verdict is Verdict.PASS else _HOW_TO_CALIBRATE
+            add(standing.code, standing.message, standing.verdict, fix=how)
+        # (3.6) Every rule. A broken measurement has no numbers to judge.
+        if not problems and all(standing.verdict is Verdict.PASS for standing in graders):
             for outcome in rule_outcomes(policy, chosen.assessment, battery):
                 remarks.extend(_remarks_of(policy, outcome, _begins(written, outcome.rule.id, now)))
-        # (3.6) A run that stopped early proves `fail` or nothing. Whatever else it holds, nothing passes by it.
+        # (3.7) A run that stopped early proves `fail` or nothing. Whatever else it holds, nothing passes by it.
         stopped = chosen.assessment.stopped
         if stopped and not any(r.mode == "deny" and not r.waivable for r in remarks):
             names = ", ".join(f"{one.measure} after {one.probes} of {one.planned} probes" for one in stopped)
@@ -264,7 +282,7 @@ def _review(
             fix = "ask for an assessment in full: registry-gate assess models:/NAME/VERSION --again"
             add("stopped_early", message, Verdict.INCONCLUSIVE, fix=fix)
 
-    # (3.7) Waivers: a named person lets this form through named rules. They never touch what is invalid or stale.
+    # (3.8) Waivers: a named person lets this form through named rules. They never touch what is invalid or stale.
     waivers = grants.waivers
     faults = waiver_faults(policy, waivers, now)
     counting = [
@@ -274,14 +292,14 @@ def _review(
     remarks = [_waived(remark, waiver) for remark, waiver in zip(remarks, waiving, strict=True)]
     remarks.extend(_waiver_remarks(policy, digest, waivers, faults))
 
-    # (3.8) A policy may refuse notes; what is only staged is no note of its own rules.
+    # (3.9) A policy may refuse notes; what is only staged is no note of its own rules.
     if not policy.spec.allow_notes and policy.enforces:
         noted = [r.reason for r in remarks if r.mode == "note" and r.reason.verdict is not Verdict.PASS]
         if noted:
             names = ", ".join(sorted({reason.rule or reason.code for reason in noted}))
             add("notes_not_allowed", f"policy {policy.name} allows no notes, got {names}", Verdict.PASS_WITH_NOTES)
 
-    # (3.9) People on top of the machine: enough of them approved exactly this form under exactly this policy.
+    # (3.10) People on top of the machine: enough of them approved exactly this form under exactly this policy.
     approved, missing, said = _approvals(written, digest, grants.approvals, requester, now)
     remarks.extend(_Remark(reason=reason, mode="note") for reason in said)
     if missing is not None:
@@ -292,6 +310,7 @@ def _review(
     assessed = None if chosen is None else _moment(chosen.assessment.assessed_at)
     if assessed is not None and policy.enforces:
         ends.append(assessed + policy.spec.evidence.max_age_delta)
+        ends.extend(standing.ends for standing in graders if standing.ends is not None)
     # What is only told today denies from its date on; a policy of which nothing denies yet will want evidence then.
     ends.extend(
         remark.begins for remark in remarks if remark.begins is not None and remark.reason.verdict is not Verdict.PASS
@@ -300,8 +319,8 @@ def _review(
         dates = [_begins(written, rule.id, now) for rule in written.spec.rules if written.spec.enforces(rule)]
         ends.append(min(date for date in dates if date is not None))
 
-    # (3.10) Enforcement: what does not deny becomes a note that says what it would have been.
-    # (3.11) Running a battery helps only where evidence is what is missing.
+    # (3.11) Enforcement: what does not deny becomes a note that says what it would have been.
+    # (3.12) Running a battery helps only where evidence is what is missing.
     return _Review(
         reasons=tuple(_enforced(remark) for remark in remarks),
         evidence=None if chosen is None else chosen.digest,
@@ -561,6 +580,11 @@ def _remarks_of(policy: Policy, outcome: RuleOutcome, begins: datetime | None) -
         for finding in outcome.findings
     ]
 
+
+_HOW_TO_CALIBRATE = (
+    "measure it on answers that people labelled and put the signed result with the policies: registry-gate grader "
+    "calibrate NAME LABELLED --key KEY --out calibrations/NAME.dsse.json"
+)
 
 _HOW_TO_APPROVE = (
     "each of them signs: registry-gate approval grant models:/NAME/VERSION --policy {} --approver NAME --key KEY"

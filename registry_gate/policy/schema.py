@@ -16,6 +16,7 @@ from registry_gate.documents import Document, Strict
 from registry_gate.form import canonical_json
 from registry_gate.policy.names import matches, reads_like
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
+from registry_gate.statistics.admission import AdmissionLimits
 from registry_gate.statistics.correction import FEWEST_LABELS
 
 LONGEST_AGE_DAYS = 3650
@@ -276,6 +277,44 @@ class Disagreement(Strict):
     instruments: Literal["conflict"] = "conflict"
 
 
+class GraderAdmissionSpec(Strict):
+    """What graders must have shown on answers that people labelled before their labels count. METHOD.md section 4.6.
+
+    Args:
+        kappa_at_least: The lower limit of Cohen's kappa must reach it, in every source of labelled answers.
+        false_positives_at_most: The upper limit of the false-positive rate must not be above it.
+        false_negatives_at_most: The upper limit of the false-negative rate; None asks nothing of it.
+        labelled_at_least: Labelled answers in each source.
+        ungraded_at_most: Share of them that the grader may leave ungraded.
+        max_age: Oldest calibration that counts, in days or hours.
+        signed_by: Names of signers of the policy set; one of them must have signed the calibration.
+    """
+
+    kappa_at_least: Share = Field(default=0.6, alias="kappaAtLeast")
+    false_positives_at_most: Share = Field(default=0.10, alias="falsePositivesAtMost")
+    false_negatives_at_most: Share | None = Field(default=None, alias="falseNegativesAtMost")
+    labelled_at_least: Annotated[int, Field(ge=1)] = Field(default=200, alias="labelledAtLeast")
+    ungraded_at_most: Share = Field(default=0.10, alias="ungradedAtMost")
+    max_age: MaxAge = Field(alias="maxAge")
+    signed_by: tuple[Name, ...] = Field(alias="signedBy", min_length=1)
+
+    @property
+    def max_age_delta(self) -> timedelta:
+        """`max_age` as a duration."""
+        return _duration(self.max_age)
+
+    @property
+    def limits(self) -> AdmissionLimits:
+        """What `admit` judges by."""
+        return AdmissionLimits(
+            kappa_at_least=self.kappa_at_least,
+            false_positive_at_most=self.false_positives_at_most,
+            false_negative_at_most=self.false_negatives_at_most,
+            labelled_at_least=self.labelled_at_least,
+            not_graded_at_most=self.ungraded_at_most,
+        )
+
+
 class WaiversSpec(Strict):
     """Who may let a form through rules that it breaks, for how long and how often. Without it nobody may.
 
@@ -325,6 +364,7 @@ class PolicySpec(Strict):
         confidence: Of each limit, one-sided.
         waivers: Who may waive a rule; nobody where absent.
         approvals: Who must approve a form that passed; nobody where absent.
+        grader_admission: What graders must have shown before their labels count; nothing where absent.
         allow_notes: False makes a note deny.
         on_pass: Once the evidence is there, the caller asks again; there is no other choice.
     """
@@ -340,6 +380,7 @@ class PolicySpec(Strict):
     disagreement: Disagreement = Field(default_factory=Disagreement)
     waivers: WaiversSpec | None = None
     approvals: ApprovalsSpec | None = None
+    grader_admission: GraderAdmissionSpec | None = Field(default=None, alias="graderAdmission")
     allow_notes: bool = Field(default=True, alias="allowNotes")
     on_pass: Literal["allow"] = Field(default="allow", alias="onPass")
 
@@ -395,7 +436,7 @@ class Policy(Document):
             del said["spec"]["evidence"]["stopEarly"]
         if said["spec"]["evidence"]["labelledPairs"] is None:
             del said["spec"]["evidence"]["labelledPairs"]
-        for key in ("waivers", "approvals", "effectiveFrom"):
+        for key in ("waivers", "approvals", "effectiveFrom", "graderAdmission"):
             if said["spec"][key] is None:
                 del said["spec"][key]
         for rule in said["spec"]["rules"]:
@@ -752,6 +793,47 @@ class CaseBreakGlass(Strict):
     unverified: str | None = None
 
 
+class CaseCalibration(Strict):
+    """What a grader was shown to do in a case: labels beside those of people on one source.
+
+    Args:
+        grader: Name of a grader of the battery.
+        calibrated_at: When; a day before `now` when absent.
+        signed_by: Who signed.
+        positives: Answers that people called positive.
+        negatives: Answers that people called negative.
+        missed: Positive ones that the grader called negative.
+        false_alarms: Negative ones that it called positive.
+        not_graded: Answers that it left ungraded.
+        kappa_lower: Lower limit of kappa.
+        other_grader: True when it is of another grader of this name, one with another digest.
+        other_runtime: True when something else ran it.
+        unverified: Why the signature does not verify; nothing else of it counts then.
+    """
+
+    grader: str = Field(min_length=1)
+    calibrated_at: Instant | None = Field(default=None, alias="calibratedAt")
+    signed_by: tuple[str, ...] = Field(default=("worker",), alias="signedBy")
+    positives: Annotated[int, Field(ge=0)] = 500
+    negatives: Annotated[int, Field(ge=0)] = 500
+    missed: Annotated[int, Field(ge=0)] = 0
+    false_alarms: Annotated[int, Field(ge=0)] = Field(default=0, alias="falseAlarms")
+    not_graded: Annotated[int, Field(ge=0)] = Field(default=0, alias="notGraded")
+    kappa_lower: Annotated[float, Field(ge=-1, le=1)] | None = Field(default=1.0, alias="kappaLower")
+    other_grader: bool = Field(default=False, alias="otherGrader")
+    other_runtime: bool = Field(default=False, alias="otherRuntime")
+    unverified: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> CaseCalibration:
+        if self.missed > self.positives or self.false_alarms > self.negatives:
+            raise ValueError(
+                f"expected at most {self.positives} 'missed' and {self.negatives} 'falseAlarms', got {self.missed} and "
+                f"{self.false_alarms}"
+            )
+        return self
+
+
 class Expectation(Strict):
     """What the decision must be.
 
@@ -769,7 +851,11 @@ class Expectation(Strict):
 
 
 class CaseSpec(Strict):
-    """The body of a case."""
+    """The body of a case.
+
+    Args:
+        calibrations: What graders were shown to do; where absent every grader has shown all that policies ask.
+    """
 
     target: CaseTarget
     now: Instant
@@ -778,6 +864,7 @@ class CaseSpec(Strict):
     waivers: tuple[CaseWaiver, ...] = ()
     approvals: tuple[CaseApproval, ...] = ()
     break_glass: tuple[CaseBreakGlass, ...] = Field(default=(), alias="breakGlass")
+    calibrations: tuple[CaseCalibration, ...] | None = None
     requester: str | None = None
     expect: Expectation
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from registry_gate.calibrations import calibrations_of
 from registry_gate.decision import Decision, Grants, Waiver
 from registry_gate.evidence.envelope import Verified
 from registry_gate.policy.document import PolicySet
@@ -66,6 +67,7 @@ def summarise(
         batteries=policy_set.batteries,
         form=verified.statement.manifest,
         evidence=[VerifiedEvidence(digest=verified.digest, assessment=assessment, signers=verified.signers)],
+        calibrations=calibrations_of(policy_set),
         grants=grants,
         break_glass=policy_set.break_glass,
         now=now,

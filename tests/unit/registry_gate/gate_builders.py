@@ -102,6 +102,17 @@ class Clock:
         self.now += timedelta(**by)
 
 
+GRADERS = tuple(
+    GraderRecord(name=name, version="1", family=family, axis=axis, digest=f"sha256:{digit * 64}", runtime="python")
+    for name, family, axis, digit in (
+        ("harm-minilm", "classifier", "harm", "1"),
+        ("refusal-minilm", "classifier", "refusal", "2"),
+        ("refusal-rules", "rule", "refusal", "3"),
+    )
+)
+"""Those that general@1 names."""
+
+
 def make_assessment(
     policy_set: PolicySet,
     form: FormManifest,
@@ -128,16 +139,13 @@ def make_assessment(
                 disagreements=(Disagreement(axis="refusal", differing=1, compared=2 * instrument.size),),
             )
         )
-    grader = GraderRecord(
-        name="refusal-rules", version="1", family="rule", axis="refusal", digest="sha256:" + "1" * 64, runtime="python"
-    )
     assessment = Assessment(
         form_digest=form.digest,
         base_digest=form.base.digest if form.base else None,
         battery=battery,
         battery_digest=policy_set.batteries[battery].digest,
         probe_sets={},
-        graders=(grader,),
+        graders=GRADERS,
         generation={},
         measurements=tuple(measurements),
         validity=(ValidityCheck(check="coherence", passed=True, detail="0 of 480 answers are degenerate"),),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_builders import ANA, NOW, alias, make_form, make_version, promote
+from gate_builders import ANA, GRADERS, NOW, alias, make_form, make_version, promote
 from mlflow.store.model_registry.dbmodels.models import (
     SqlModelVersion,
     SqlRegisteredModel,
@@ -20,10 +20,13 @@ from mlflow.store.model_registry.dbmodels.models import (
 from sqlalchemy import insert
 from test_waivers import Place
 
+from registry_gate.assessment import GraderRecord
+from registry_gate.calibrations import calibrations_of
 from registry_gate.cli import main
 from registry_gate.config import PACKAGE_BATTERIES
 from registry_gate.decision import Approval, BreakGlass, Decision, Verdict
 from registry_gate.errors import FormError, RegistryError
+from registry_gate.evidence.calibrations import sign_calibration
 from registry_gate.evidence.grants import Revocation, sign_approval, sign_break_glass, sign_revocation
 from registry_gate.evidence.keys import load_decision_signer
 from registry_gate.gate import Review
@@ -37,6 +40,8 @@ from registry_gate.policy.source import PolicySource
 from registry_gate.promotion import Actor
 from registry_gate.reconcile import Reconciler
 from registry_gate.standing import Overrides
+from registry_gate.statistics.admission import Calibration, SourceCounts
+from registry_gate.statistics.agreement import Confusion
 
 LATER = NOW + timedelta(hours=2)
 OPENERS = "\n  breakGlass: {longest: 4h, roles: [{name: commander, people: [kim]}]}\n"
@@ -386,11 +391,47 @@ def _staged(people: People) -> Ends:
     return Ends(people, LATER)
 
 
+class _Admitting(_Good):
+    """With a policy that counts calibrated graders only, and calibrations of both that vote."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        admission = "  graderAdmission: {maxAge: 10d, signedBy: [worker]}\n  allowNotes: true\n"
+        self.edit("general.yaml", "  allowNotes: true\n", admission)
+        (directory / "policies" / "calibrations").mkdir()
+        for grader in GRADERS[:2]:
+            self.calibrate(grader)
+
+    def calibrate(self, grader: GraderRecord, key: str = "keys/worker.key", **changes: Any) -> Path:
+        table = Confusion(true_positive=190, false_positive=6, false_negative=10, true_negative=194)
+        values: dict[str, Any] = {
+            "grader": grader.digest,
+            "name": grader.name,
+            "version": grader.version,
+            "axis": grader.axis,
+            "runtime": grader.runtime,
+            "data": "answers.csv",
+            "data_sha256": "0" * 64,
+            "sources": {"a": SourceCounts(table=table, not_graded=0, kappa_lower=0.9)},
+            "calibrated_at": NOW - timedelta(days=1),
+        }
+        envelope = sign_calibration(Calibration(**{**values, **changes}), load_decision_signer(self.directory / key))
+        path = self.directory / "policies" / "calibrations" / f"{grader.name}.dsse.json"
+        path.write_bytes(envelope)
+        self.gate._clock.forward(seconds=1)  # type: ignore[attr-defined]
+        return path
+
+
+def _calibration(people: People) -> Ends:
+    return Ends(people, NOW - timedelta(days=1) + timedelta(days=10))
+
+
 TABLE: dict[str, tuple[type[People], Callable[[People], Ends]]] = {
     "a waiver": (People, _waiver),
     "break-glass": (People, _opening),
     "evidence": (_Good, _evidence),
     "a rule that warns until a date": (People, _staged),
+    "a calibration": (_Admitting, _calibration),
 }
 
 
@@ -442,10 +483,10 @@ def test_every_place_says_the_same_on_both_sides_of_every_end(
 
     # (3) Replay: the decision of then is the same today.
     policies = people.gate.policies.current()
-    (replayed,) = replay(past_decisions(ledger, policies, limit=10), policies, policies).results
+    (replayed,) = replay(past_decisions(ledger, policies, limit=10), policies, policies, calibrations_of).results
     assert replayed.outcome is Outcome.SAME
     (past,) = past_decisions(ledger, policies, limit=10)
-    (late,) = replay([replace(past, decided_at=after)], None, policies).results
+    (late,) = replay([replace(past, decided_at=after)], None, policies, calibrations_of).results
     assert late.outcome is Outcome.DENIED
 
     # (4) Reconcile, and (5) what `verify` says of the signed decision: `standing.judge`, for both.
@@ -463,6 +504,59 @@ def test_every_place_says_the_same_on_both_sides_of_every_end(
         (standing,) = reconciler.run().standings
         assert [finding.code for finding in standing.findings if finding.code != "denied_today"] == found
         assert (standing.signed is not None and standing.signed.valid_until == ends.moment) or not found
+
+
+Damage = Callable[["_Admitting"], Any]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda p: p.calibrate(GRADERS[0], key="dana.key"), "harm-minilm.dsse.json does not verify"),
+        (lambda p: p.calibrate(replace(GRADERS[0], digest="sha256:" + "9" * 64)), "is of another version of it"),
+        (lambda p: p.calibrate(GRADERS[0], runtime="onnxruntime"), "expected it to be run by python, got onnxruntime"),
+        (lambda p: p.calibrate(GRADERS[0]).unlink(), "expected a calibration of grader harm-minilm"),
+        (lambda p: p.calibrate(GRADERS[0]).write_text("{}"), "harm-minilm.dsse.json does not verify"),
+    ],
+)  # fmt: skip
+def test_a_calibration_that_does_not_count_stops_the_promotion(damage: Damage, said: str, tmp_path: Path) -> None:
+    people = _Admitting(tmp_path)
+    assert people.review().allowed
+    assert "grader refusal-minilm" in people.codes()["grader_admitted"]
+    damage(people)
+    assert not people.review().allowed
+    assert said in people.codes()["grader_not_calibrated"]
+
+
+def test_lint_names_calibrations_that_count_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = _Admitting(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def linted() -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["policy", "lint", "policies"])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert "calibration" not in linted()
+    first = people.calibrate(GRADERS[0])
+    first.write_bytes(first.read_bytes().replace(b"payload", b"pay1oad"))
+    assert "harm-minilm.dsse.json: it counts for nothing" in linted()
+    for path in first.parent.iterdir():
+        path.unlink()
+    assert "policy general counts only calibrated graders, and there is no calibration of any" in linted()
+
+
+@pytest.mark.parametrize("name", ["calibrations/notes.txt", "calibrations/deep/one.json"])
+def test_what_is_no_calibration_among_them_stops_the_load(name: str, tmp_path: Path) -> None:
+    people = _Admitting(tmp_path)
+    path = tmp_path / "policies" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+    people.gate._clock.forward(seconds=1)  # type: ignore[attr-defined]
+    assert "expected a calibration (*.json) right here" in people.codes()["policies_invalid"]
 
 
 def write_pointer(people: People) -> None:

@@ -19,7 +19,7 @@ from registry_gate.assessment import (
 from registry_gate.battery import Battery
 from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Waiver
 from registry_gate.form import BaseReference, FileEntry, FormManifest
-from registry_gate.policy.inputs import EvidenceItem, UnreadableForm, VerifiedEvidence
+from registry_gate.policy.inputs import CalibrationItem, EvidenceItem, UnreadableForm, VerifiedEvidence
 from registry_gate.policy.rules import decide
 from registry_gate.policy.schema import BreakGlassSpec, Policy
 
@@ -183,6 +183,7 @@ def run(
     waivers: Sequence[Waiver | RefusedGrant] = (),
     approvals: Sequence[Approval | RefusedGrant] = (),
     break_glass: Sequence[BreakGlass | RefusedGrant] = (),
+    calibrations: Sequence[CalibrationItem] = (),
     openers: BreakGlassSpec | None = None,
     requester: str | None = None,
     now: datetime = NOW,
@@ -193,6 +194,7 @@ def run(
         batteries={battery.id: battery},
         form=form if form is not None else make_form(),
         evidence=evidence if evidence is not None else [make_evidence()],
+        calibrations=calibrations,
         grants=Grants(waivers=tuple(waivers), approvals=tuple(approvals), break_glass=tuple(break_glass)),
         break_glass=openers,
         requester=requester,

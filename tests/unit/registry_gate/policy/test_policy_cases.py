@@ -11,7 +11,7 @@ import pytest
 
 import evaluators.batteries
 from registry_gate.documents import parse_documents, validate
-from registry_gate.policy import outcomes, rules
+from registry_gate.policy import admission, outcomes, rules
 from registry_gate.policy.cases import run_cases
 from registry_gate.policy.document import load_policy_set
 from registry_gate.policy.files import read_directory
@@ -168,7 +168,7 @@ def test_the_examples_of_the_readme_are_valid(installed):
 
 def test_the_readme_lists_every_code_that_decisions_give():
     text = (SHIPPED / "README.md").read_text()
-    sources = [inspect.getsource(module) for module in (rules, outcomes)]
+    sources = [inspect.getsource(module) for module in (rules, outcomes, admission)]
     written = re.compile(
         r"""(?:code=|add\(|discard\(|broken\(|_finding\(|append\(\s*\(|extend\(\s*\()\s*\(?\s*"([a-z_]+)\""""
     )

@@ -1,0 +1,174 @@
+"""Whether the graders behind an assessment may vote under a policy: what they were shown to do, by whom and when.
+
+Pure. The limits are `statistics.admission`; here is what a policy says about which calibration counts. METHOD.md
+section 4.6: a grader votes only when measured on answers that people labelled, as this build run by this runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from registry_gate.assessment import Assessment, GraderRecord
+from registry_gate.battery import Battery
+from registry_gate.decision import Verdict
+from registry_gate.policy.grants import CLOCK_TOLERANCE, age_of
+from registry_gate.policy.inputs import CalibrationItem, UnverifiedCalibration, VerifiedCalibration
+from registry_gate.policy.schema import GraderAdmissionSpec, Policy
+from registry_gate.statistics.admission import admit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Whether one grader may vote.
+
+    Args:
+        code: Stable word, e.g. `grader_admitted` or `grader_not_calibrated`.
+        verdict: `pass`, or what it makes of the measurement.
+        message: The sentence.
+        ends: When the first calibration that it rests on is too old; None where it may not vote.
+    """
+
+    code: str
+    verdict: Verdict
+    message: str
+    ends: datetime | None = None
+
+
+def standings(
+    policy: Policy,
+    battery: Battery,
+    assessment: Assessment,
+    calibrations: Sequence[CalibrationItem],
+    now: datetime,
+) -> list[Standing]:
+    """What is to be said of each grader whose labels the policy's rules count; nothing where it asks for no admission.
+
+    Args:
+        policy: The policy.
+        battery: The battery in force, which says who votes.
+        assessment: The assessment, which says who that was.
+        calibrations: Everything that lies with the policy set.
+        now: The moment, with zone.
+    """
+    asked = policy.spec.grader_admission
+    if asked is None:
+        return []
+    return [_standing(asked, grader, calibrations, now) for grader in _voters(policy, battery, assessment)]
+
+
+def voter_names(policy: Policy, battery: Battery) -> list[str]:
+    """Names of all graders of the instruments that a policy reads; those that only check others among them."""
+    read = {rule.measure for rule in policy.spec.rules}
+    return sorted({name for one in battery.spec.instruments if one.measure in read for name in one.graders})
+
+
+def _voters(policy: Policy, battery: Battery, assessment: Assessment) -> list[GraderRecord]:
+    """The first grader of each axis of each instrument that the policy reads: the others only check it."""
+    read = {rule.measure for rule in policy.spec.rules}
+    records = {record.name: record for record in assessment.graders}
+    found: dict[str, GraderRecord] = {}
+    for instrument in battery.spec.instruments:
+        if instrument.measure not in read:
+            continue
+        axes = set()
+        for name in instrument.graders:
+            # A grader that the battery names and the assessment does not is as unknown as one can be.
+            record = records.get(name) or GraderRecord(
+                name=name, version="", family="", axis=name, digest="(none)", runtime="(none)"
+            )
+            if record.axis not in axes:
+                axes.add(record.axis)
+                found[name] = record
+    return [record for _, record in sorted(found.items())]
+
+
+def _standing(
+    asked: GraderAdmissionSpec, grader: GraderRecord, calibrations: Sequence[CalibrationItem], now: datetime
+) -> Standing:
+    named = f"grader {grader.name} ({grader.digest[:19]})"
+    # (1) A calibration of exactly this grader. Why others do not count is told beside.
+    mine = [one for one in calibrations if isinstance(one, VerifiedCalibration) and _is_of(one, grader)]
+    if not mine:
+        return Standing(
+            code="grader_not_calibrated",
+            verdict=Verdict.INVALID,
+            message=f"expected a calibration of {named}, got none{_others(grader, calibrations)}",
+        )
+    # (2) Run by what runs it, signed by somebody who may, at a moment that can be.
+    counting, causes = [], []
+    for one in mine:
+        cause = _fault(asked, grader, one, now)
+        if cause is None:
+            counting.append(one)
+        else:
+            causes.append(f"{one.file}: {cause}")
+    if not counting:
+        return Standing(
+            code="grader_not_calibrated",
+            verdict=Verdict.INVALID,
+            message=f"expected a calibration of {named} that counts, got {'; '.join(sorted(causes))}",
+        )
+    # (3) In date. Of several on the same data the newest stands.
+    newest: dict[str, VerifiedCalibration] = {}
+    for one in sorted(counting, key=lambda one: (one.calibration.calibrated_at, one.digest)):
+        newest[one.calibration.data] = one
+    in_date = [one for one in newest.values() if now - one.calibration.calibrated_at < asked.max_age_delta]
+    if not in_date:
+        last = max(one.calibration.calibrated_at for one in newest.values())
+        return Standing(
+            code="grader_calibration_expired",
+            verdict=Verdict.STALE,
+            message=f"{named} was calibrated on {last:%Y-%m-%d}, {age_of(now - last)} ago; the policy counts "
+            f"calibrations of less than {asked.max_age}",
+        )
+    # (4) What it was shown to do, in every source of every one of them.
+    faults = [
+        f"{one.file}: {fault}"
+        for one in sorted(in_date, key=lambda one: one.file)
+        for fault in admit(one.calibration.sources, asked.limits).faults
+    ]
+    if faults:
+        return Standing(
+            code="grader_not_admitted", verdict=Verdict.INVALID, message=f"{named} may not vote: {'; '.join(faults)}"
+        )
+    shown = ", ".join(sorted(f"{one.file} ({one.digest[:19]})" for one in in_date))
+    return Standing(
+        code="grader_admitted",
+        verdict=Verdict.PASS,
+        message=f"{named} may vote by {shown}",
+        ends=min(one.calibration.calibrated_at for one in in_date) + asked.max_age_delta,
+    )
+
+
+def _is_of(one: VerifiedCalibration, grader: GraderRecord) -> bool:
+    return one.calibration.grader == grader.digest
+
+
+def _fault(asked: GraderAdmissionSpec, grader: GraderRecord, one: VerifiedCalibration, now: datetime) -> str | None:
+    said = one.calibration
+    if said.axis != grader.axis:
+        return f"it is of the axis {said.axis}, the assessment used {grader.axis}"
+    if said.runtime != grader.runtime:
+        return f"expected it to be run by {grader.runtime}, got {said.runtime}"
+    if not set(one.signers) & set(asked.signed_by):
+        signers = ", ".join(sorted(one.signers)) or "nobody"
+        return f"expected a signature by {' or '.join(sorted(asked.signed_by))}, got {signers}"
+    if said.calibrated_at - now > CLOCK_TOLERANCE:
+        return f"it was made at {said.calibrated_at.isoformat()}, which is in the future: one of the clocks is wrong"
+    return None
+
+
+def _others(grader: GraderRecord, calibrations: Sequence[CalibrationItem]) -> str:
+    """What lies there instead, as the end of a sentence."""
+    namesakes = [
+        f"{one.file} is of another version of it ({one.calibration.grader[:19]})"
+        for one in calibrations
+        if isinstance(one, VerifiedCalibration) and one.calibration.name == grader.name
+    ]
+    broken = [
+        f"{one.file} does not verify: {one.cause}" for one in calibrations if isinstance(one, UnverifiedCalibration)
+    ]
+    found = sorted([*namesakes, *broken])
+    return f" ({'; '.join(found)})" if found else ""
