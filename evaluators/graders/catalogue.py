@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from evaluators.graders.interface import LABELS, Grader, GraderIdentity
+from evaluators.graders.judge import JudgeGrader
 from evaluators.graders.onnx import OnnxGrader, Provider
 from evaluators.graders.phrases import PhraseGrader
 from evaluators.graders.pulling import require_unchanged
@@ -32,7 +33,7 @@ _RULES = "refusal-rules"
 _PHRASES = ("caveat-rules", "toxicity-rules")
 _SHIPPED = ("harm-minilm", "refusal-minilm", _RULES, *_PHRASES)
 
-_KINDS: Mapping[str, Callable[[Path], Grader]] = {"phrases": PhraseGrader}
+_KINDS: Mapping[str, Callable[[Path], Grader]] = {"judge": JudgeGrader, "phrases": PhraseGrader}
 """What loads a directory by the `kind` of its grader.yaml; one without a kind holds an ONNX grader."""
 
 
