@@ -407,6 +407,23 @@ def test_ten_failures_in_a_row_end_the_run(judge: Callable[..., Grader], server:
     assert len(server.requests) < 1000
 
 
+def test_a_run_that_ends_waits_for_no_other_try(judge: Callable[..., Grader], server: Server) -> None:
+    grader = judge(parallel=11, retries=1)
+    arrived = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Reply:
+        if shown(request).answer == "busy":
+            arrived.set()
+            return Reply(b"", 503, (("Retry-After", "30"),))
+        arrived.wait(60)
+        return Reply(b"", 401)
+
+    server.answers = answer
+    with pytest.raises(AssessmentError, match="10 items in a row"):
+        grade(grader, *"abcdefghij", "busy")
+    assert [shown(request).answer for request in server.requests].count("busy") == 1
+
+
 def test_requests_that_a_working_endpoint_rejects_do_not_end_the_run(
     judge: Callable[..., Grader], server: Server
 ) -> None:
