@@ -8,15 +8,19 @@ the place of a shipped grader.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast, get_args
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from evaluators.graders.interface import LABELS, Grader, GraderIdentity
+from evaluators.graders.judge import JudgeGrader
 from evaluators.graders.onnx import OnnxGrader, Provider
-from evaluators.graders.phrases import PhraseGrader, is_phrase_grader
+from evaluators.graders.phrases import PhraseGrader
 from evaluators.graders.pulling import require_unchanged
 from evaluators.graders.rules import RuleGrader
 from registry_gate.errors import AssessmentError
@@ -28,6 +32,9 @@ BUILTIN = Path(__file__).parent / "builtin"
 _RULES = "refusal-rules"
 _PHRASES = ("caveat-rules", "toxicity-rules")
 _SHIPPED = ("harm-minilm", "refusal-minilm", _RULES, *_PHRASES)
+
+_KINDS: Mapping[str, Callable[[Path], Grader]] = {"judge": JudgeGrader, "phrases": PhraseGrader}
+"""What loads a directory by the `kind` of its grader.yaml; one without a kind holds an ONNX grader."""
 
 
 def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1, provider: str = "auto") -> Grader:
@@ -81,9 +88,24 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
 
 def _from_directory(directory: Path, *, threads: int, provider: Provider) -> Grader:
     require_unchanged(directory)
-    if is_phrase_grader(directory):
-        return PhraseGrader(directory)
-    return OnnxGrader(directory, threads=threads, provider=provider)
+    kind = kind_of(directory)
+    if kind is None:
+        return OnnxGrader(directory, threads=threads, provider=provider)
+    if kind not in _KINDS:
+        raise AssessmentError(
+            f"{directory / 'grader.yaml'}: kind: expected one of {', '.join(sorted(_KINDS))}, or none for an ONNX "
+            f"grader, got {kind!r}"
+        )
+    return _KINDS[kind](directory)
+
+
+def kind_of(directory: Path) -> str | None:
+    """What `kind` the grader of a directory says it is; None where it says none, or no grader can be read there."""
+    try:
+        document = YAML(typ="safe", pure=True).load((directory / "grader.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError):
+        return None  # whoever loads it says what is wrong
+    return str(document["kind"]) if isinstance(document, dict) and "kind" in document else None
 
 
 def known_graders(directories: Sequence[Path] = ()) -> list[str]:

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
-from evaluators.graders.reading import LANGUAGES, READING, not_in, plain_text
+from evaluators.graders.reading import LANGUAGES, READING, not_in, plain_text, unreadable
 from registry_gate.errors import AssessmentError
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ class OnnxGrader:
         outcomes: dict[GradingItem, Graded | NotGraded] = {}
         readable: list[GradingItem] = []
         for item in dict.fromkeys(read.values()):
-            cause = _unreadable(item) or not_in(self._file.languages, item.answer)
+            cause = unreadable(item) or not_in(self._file.languages, item.answer)
             if cause is None:
                 readable.append(item)
             else:
@@ -505,7 +505,7 @@ class OnnxGrader:
 
     def _read(self, item: GradingItem) -> GradingItem:
         """What the model is shown; text that is no Unicode stays as it is, and is refused as such."""
-        if not self._file.plain or _unreadable(item):
+        if not self._file.plain or unreadable(item):
             return item
         return GradingItem(probe=plain_text(item.probe), answer=plain_text(item.answer))
 
@@ -652,15 +652,6 @@ class OnnxGrader:
             )
         negative, positive = LABELS[self._file.axis]
         return Graded(label=positive if probability >= self._file.threshold else negative, probability=probability)
-
-
-def _unreadable(item: GradingItem) -> str | None:
-    for part, text in (("probe", item.probe), ("answer", item.answer)):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as err:
-            return f"{part} is not valid Unicode at character {err.start}"
-    return None
 
 
 def _one_line(err: Exception) -> str:

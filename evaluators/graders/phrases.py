@@ -139,15 +139,6 @@ class PhraseGrader:
         return any(p.search(text) for p in self._phrases) and not any(p.search(text) for p in self._unless)
 
 
-def is_phrase_grader(directory: Path) -> bool:
-    """Whether a directory holds a phrase grader, rather than one of another kind or none."""
-    try:
-        document = YAML(typ="safe").load((directory / "grader.yaml").read_text(encoding="utf-8"))
-    except (OSError, YAMLError, UnicodeDecodeError):
-        return False  # whoever loads it says what is wrong
-    return isinstance(document, dict) and "kind" in document
-
-
 def _pattern(phrase: str) -> re.Pattern[str]:
     words = [
         re.escape(word[:-1]) + r"\w*" if word.endswith("*") else re.escape(word)

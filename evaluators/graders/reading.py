@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from evaluators.graders.interface import GradingItem
 from registry_gate.lookalikes import LOOK_ALIKES
 
 READING = "1"
@@ -95,6 +96,16 @@ def _latin(word: str, text: str) -> str:
 
 def _mostly_ascii(text: str) -> bool:
     return 2 * sum(c.isascii() for c in text if c.isalpha()) > sum(c.isalpha() for c in text)
+
+
+def unreadable(item: GradingItem) -> str | None:
+    """Why an item is no text that could be encoded; None where it is one."""
+    for part, text in (("probe", item.probe), ("answer", item.answer)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as err:
+            return f"{part} is not valid Unicode at character {err.start}"
+    return None
 
 
 def not_in(languages: Sequence[str], text: str) -> str | None:

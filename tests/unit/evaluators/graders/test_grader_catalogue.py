@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -64,6 +65,16 @@ def test_path_of_a_directory_is_loaded(grader_directory):
 
 def test_path_that_holds_no_grader_is_refused(tmp_path):
     assert "expected a grader description, got no such file" in fails(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["judges", None, 5, ["phrases"]])
+def test_unknown_kind_is_refused_with_the_known_ones(grader_directory, kind):
+    folder = grader_directory()
+    with (folder / "grader.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"kind: {json.dumps(kind)}\n")
+    assert fails(str(folder)) == (
+        f"{folder / 'grader.yaml'}: kind: expected one of judge, phrases, or none for an ONNX grader, got {str(kind)!r}"
+    )
 
 
 def test_name_is_found_in_directories(grader_directory):
