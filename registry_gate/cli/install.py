@@ -32,6 +32,7 @@ CONFIG_TEXT = """\
 [gate]
 policies = "policies"             # a directory, git+file:///REPOSITORY@BRANCH#FOLDER, or s3://BUCKET/PREFIX
 # policies_key = "keys/policies.pem"  # then only policies that this key signed are in force (registry-gate policy sign)
+# limit_s = 2                     # longest wait of a decision for files and policies before it denies, 0.5 to 60
 signing_key = "keys/gate.key"     # MLflow server only; deployments verify with its public half, keys/gate.pem
 
 [ledger]
@@ -47,6 +48,7 @@ id = "worker-1"
 signing_key = "keys/worker.key"   # worker side only; the MLflow server never needs it
 work_dir = "work"
 threads = {threads}
+# grader_dirs = ["graders"]         # graders beside the shipped ones, and where `registry-gate grader pull` puts them
 """
 
 
