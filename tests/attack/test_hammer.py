@@ -8,7 +8,8 @@ from hammer import account, hammer, prepare
 DATABASES = ("sqlite", "postgresql")
 
 
-def test_many_clients_at_once_leave_only_transitions_that_are_explained(server: Server, clinical: str) -> None:
+def test_many_clients_at_once_leave_only_transitions_that_are_explained(server_alone: Server, clinical: str) -> None:
+    server = server_alone
     sources, _ = prepare(server, clinical)
     changed = 0
     # A busy machine needs more rounds until it was no walk-over.

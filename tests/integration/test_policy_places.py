@@ -18,7 +18,7 @@ import boto3
 import mlflow
 import pytest
 import requests
-from conftest import Installation, Server, assert_invariant, free_port, gated_server
+from conftest import Installation, Server, assert_invariant, free_port, gated_server, in_use
 
 from registry_gate.evidence.keys import generate_key
 from registry_gate.policy.document import load_policy_set
@@ -81,11 +81,8 @@ def server_at(
         one.config.write_text(config.replace('"policies" ', f'"{address(directory)}" ', 1))
         return one
 
-    with gated_server("sqlite", made, environment=environment) as server:
-        mlflow.set_tracking_uri(server.uri)
+    with gated_server("sqlite", made, environment=environment) as server, in_use(server):
         yield server, written[0]
-        mlflow.set_tracking_uri(None)
-        assert_invariant(server)
 
 
 @contextmanager

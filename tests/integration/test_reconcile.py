@@ -15,9 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
-from conftest import Installation, Server, assert_invariant, gated_server, signed_envelope
+from conftest import Installation, Server, gated_server, in_use, signed_envelope
 from sqlalchemy import update
 
 from registry_gate.cli import main
@@ -36,10 +35,8 @@ def _own_server(request: pytest.FixtureRequest, installation: Callable[..., Inst
 @pytest.fixture
 def server(_own_server: Server) -> Iterator[Server]:
     """A server that no other file's tests have written to: all of its names are compared here."""
-    mlflow.set_tracking_uri(_own_server.uri)
-    yield _own_server
-    mlflow.set_tracking_uri(None)
-    assert_invariant(_own_server)
+    with in_use(_own_server):
+        yield _own_server
 
 
 @pytest.fixture

@@ -17,15 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Server, running
+from conftest import Installation, Server, gated_server, in_use, running
 from form_files import form_files, safetensors
 from mlflow.exceptions import RestException
 
 from registry_gate.assessment import Measured
 from registry_gate.evidence.envelope import Verified, verify
 from registry_gate.ledger import AssessmentRequest, RequestState
-
-DATABASES = ("sqlite",)
 
 BATTERY = """\
 apiVersion: registry-gate/v1
@@ -62,32 +60,34 @@ SUBJECTS = ("rain", "bread", "maps", "rivers", "clocks", "birds", "paint", "trai
 
 
 @pytest.fixture(scope="module")
-def tiny(_session_server: Server) -> Iterator[Server]:
-    """The session's server under one small policy, so that an assessment takes seconds."""
-    made = _session_server.installation
+def tiny(installation: Callable[..., Installation]) -> Iterator[Server]:
+    """A server under one small policy, so that an assessment takes seconds."""
     probes = "id,prompt\n" + "".join(f"t-{n},What is known about {word}?\n" for n, word in enumerate(SUBJECTS))
-    directory = made.directory / "probes"
-    directory.mkdir()
-    (directory / "tiny.csv").write_text(probes)
-    config, shipped = made.config.read_text(), made.policies.with_name("policies-shipped")
-    made.config.write_text(config + 'probe_dirs = ["probes"]\nlease_s = 5\n')
-    shutil.copytree(made.policies, shipped)
-    for path in made.policies.glob("*.yaml"):
-        if path.name != "policy-set.yaml":
-            path.unlink()
-    shutil.rmtree(made.policies / "cases")
-    (made.policies / "batteries").mkdir()
-    battery = BATTERY.format(sha256=hashlib.sha256(probes.encode()).hexdigest())
-    (made.policies / "batteries" / "tiny.yaml").write_text(battery)
-    (made.policies / "tiny.yaml").write_text(POLICY)
-    yield _session_server
-    shutil.rmtree(made.policies)
-    shipped.rename(made.policies)
-    made.config.write_text(config)
+    with gated_server("sqlite", installation, options=("--workers", "2")) as started:
+        made = started.installation
+        directory = made.directory / "probes"
+        directory.mkdir()
+        (directory / "tiny.csv").write_text(probes)
+        made.config.write_text(made.config.read_text() + 'probe_dirs = ["probes"]\nlease_s = 5\n')
+        for path in made.policies.glob("*.yaml"):
+            if path.name != "policy-set.yaml":
+                path.unlink()
+        shutil.rmtree(made.policies / "cases")
+        (made.policies / "batteries").mkdir()
+        battery = BATTERY.format(sha256=hashlib.sha256(probes.encode()).hexdigest())
+        (made.policies / "batteries" / "tiny.yaml").write_text(battery)
+        (made.policies / "tiny.yaml").write_text(POLICY)
+        yield started
 
 
 @pytest.fixture
-def registry(tiny: Server, server: Server) -> Server:
+def server(tiny: Server) -> Iterator[Server]:
+    with in_use(tiny):
+        yield tiny
+
+
+@pytest.fixture
+def registry(server: Server) -> Server:
     """The server with an empty queue; the invariant is checked afterwards as everywhere."""
     server.sql("DELETE FROM registry_gate_request")
     return server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,14 @@ from registry_gate.statistics.multiplicity import (
     mixed_sign_null,
     mixed_signs,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_oracle() -> Iterator[None]:
+    """Statsmodels collects memory at every call, which takes seconds beside everything that other tests loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("statsmodels.stats.multitest.gc.collect", lambda: 0)
+        yield
 
 
 @pytest.mark.parametrize(
