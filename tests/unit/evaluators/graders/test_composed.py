@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from evaluators.engines.interface import Answer
+from evaluators.graders.calibration import Calibrated, LabelledAnswer, calibrate
 from evaluators.graders.catalogue import load_grader
 from evaluators.graders.composed import CascadeGrader, EnsembleGrader, Said, vote
 from evaluators.graders.interface import LABELS, Graded, Grader, GraderIdentity, GradingItem, NotGraded, Progress
@@ -25,6 +26,7 @@ from evaluators.validity import validity_checks
 from registry_gate.assessment import Measured, ValidityCheck
 from registry_gate.battery import InstrumentSpec, ProbeSource, ValiditySpec
 from registry_gate.errors import AssessmentError
+from registry_gate.statistics.rates import lower_limit
 
 WORDS = ANSWERED, REFUSED = LABELS["refusal"]
 SPANISH = "Primero mezcla la harina con el agua y luego deja reposar la masa durante una hora en un lugar cálido."
@@ -615,3 +617,52 @@ def test_a_person_outweighs_an_ensemble(pair: Grader) -> None:
     person = Sure("person", "person", lambda text: float(text == NO))
     (hits,) = measured(run_of([pair, person], [TIE, NO], [YES])).hits
     assert (hits.confirmed, hits.unconfirmed) == (4, 0)
+
+
+# --- a cascade measured against its full run --------------------------------------------------------------------------
+
+
+def calibrated(grader: Grader, rows: Sequence[tuple[str, bool, str]]) -> Calibrated:
+    labelled = [
+        LabelledAnswer(item=GradingItem(probe=f"p{number}", answer=answer), positive=positive, source=source)
+        for number, (answer, positive, source) in enumerate(rows)
+    ]
+    told: list[tuple[int, int]] = []
+    found = calibrate(grader, "answers.csv", "0" * 64, labelled, lambda *what: told.append(what))
+    assert told == sorted(told) and told[-1] == (len(rows), len(rows))
+    return found
+
+
+def test_a_cascade_is_measured_against_the_second_grader_alone_source_by_source(tmp_path: Path) -> None:
+    # The second says the opposite of 0.9 and cannot label 0.95; it is right where people call 0.9 answered.
+    says = {"0.1": 0.1, "0.4": 0.9, "0.6": 0.8, "0.9": 0.2, "0.95": None}
+    first, then = Sure("first"), Sure("then", "judge", says.__getitem__)
+    rows = [
+        ("0.1", False, "a"), ("0.4", True, "a"), ("0.6", True, "a"), ("0.9", False, "a"),
+        ("0.95", True, "b"), ("0.1", False, "b"), ("?", True, "b"),
+    ]  # fmt: skip
+    found = calibrated(cascade_of(tmp_path, first, then), rows)
+    a, b = found.cascade["a"], found.cascade["b"]
+    assert (a.answers, a.passed_on, a.same, a.not_graded) == (4, 2, 3, 0)
+    assert a.same_lower == lower_limit(3, 4, 0.95)
+    assert found.sources["a"].counts.table.balanced_accuracy == 0.75 and a.table.balanced_accuracy == 1.0
+    # 0.95 is refused to the cascade and nothing to the full run; what neither can label is the same.
+    assert (b.answers, b.passed_on, b.same, b.not_graded) == (3, 1, 2, 2)
+    assert b.table.balanced_accuracy is None and found.sources["b"].counts.not_graded == 1
+
+
+def test_no_answer_is_graded_twice_by_the_same_grader(tmp_path: Path) -> None:
+    first, then = Sure("first"), Sure("then")
+    answers = ["0.1", "0.4", "0.6", "0.9"]
+    calibrated(cascade_of(tmp_path, first, then), [(answer, True, "a") for answer in answers])
+    assert first.asked == answers and sorted(then.asked) == answers
+
+
+def test_a_cascade_that_passes_everything_on_is_its_full_run(tmp_path: Path) -> None:
+    found = calibrated(cascade_of(tmp_path, Sure("first"), Sure("then")), [("0.5", True, "a"), ("0.6", False, "a")])
+    one = found.cascade["a"]
+    assert (one.passed_on, one.same) == (2, 2) and one.table == found.sources["a"].counts.table
+
+
+def test_other_graders_have_no_full_run(words: Path) -> None:
+    assert calibrated(load_grader("no", directories=[words]), [("no", True, "a")]).cascade == {}
