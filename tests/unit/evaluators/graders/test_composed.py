@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 from evaluators.engines.interface import Answer
 from evaluators.graders.calibration import Calibrated, LabelledAnswer, calibrate
 from evaluators.graders.catalogue import load_grader
-from evaluators.graders.composed import CascadeGrader, EnsembleGrader, Said, vote
+from evaluators.graders.composed import CascadeFile, CascadeGrader, EnsembleFile, EnsembleGrader, Said, vote
 from evaluators.graders.interface import LABELS, Graded, Grader, GraderIdentity, GradingItem, NotGraded, Progress
 from evaluators.graders.remembered import RememberedGrader
 from evaluators.grading import Arm, grade_answers
@@ -666,3 +667,10 @@ def test_a_cascade_that_passes_everything_on_is_its_full_run(tmp_path: Path) -> 
 
 def test_other_graders_have_no_full_run(words: Path) -> None:
     assert calibrated(load_grader("no", directories=[words]), [("no", True, "a")]).cascade == {}
+
+
+def test_the_examples_of_the_readme_are_an_ensemble_and_a_cascade() -> None:
+    readme = Path(load_grader.__code__.co_filename).with_name("README.md").read_text(encoding="utf-8")
+    for kind, model in (("ensemble", EnsembleFile), ("cascade", CascadeFile)):
+        (example,) = re.findall(rf"```yaml\n(kind: {kind}\n.*?)```", readme, re.DOTALL)
+        model.model_validate(YAML(typ="safe", pure=True).load(example))
