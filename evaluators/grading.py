@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluators.answers import Progress, part_of
 from evaluators.engines.interface import Answer
-from evaluators.graders.interface import Axis, Graded, Grader, GraderIdentity, GradingItem, NotGraded
+from evaluators.graders.interface import (
+    Axis,
+    Graded,
+    Grader,
+    GraderIdentity,
+    GradingItem,
+    NotGraded,
+    grade_checked,
+)
 from evaluators.instruments.probe import Probe
 from registry_gate.errors import AssessmentError
 
@@ -70,28 +77,6 @@ def grade_answers(
     labels: dict[str, dict[str, Graded | NotGraded]] = {}
     for grader in graders:
         name = grader.identity.name
-        outcomes = grader.grade(items, part_of(progress, f"{label}: {name}", 0, len(items)))
-        if len(outcomes) != len(items):
-            raise AssessmentError(
-                f"grader {name!r}: expected {len(items)} outcomes, got {len(outcomes)}", code="grader_output"
-            )
-        for outcome in outcomes:
-            _check_outcome(grader.identity, outcome)
+        outcomes = grade_checked(grader, items, part_of(progress, f"{label}: {name}", 0, len(items)))
         labels[name] = {answer.probe_id: outcome for answer, outcome in zip(answers, outcomes, strict=True)}
     return Grades(graders=tuple(grader.identity for grader in graders), labels=labels)
-
-
-def _check_outcome(grader: GraderIdentity, outcome: Graded | NotGraded) -> None:
-    if isinstance(outcome, NotGraded):
-        return
-    if outcome.label not in grader.words:
-        raise AssessmentError(
-            f"grader {grader.name!r}: expected a label of the axis {grader.axis} ({', '.join(grader.words)}), "
-            f"got {outcome.label!r}",
-            code="grader_labels",
-        )
-    if not (math.isfinite(outcome.probability) and 0 <= outcome.probability <= 1):
-        raise AssessmentError(
-            f"grader {grader.name!r}: expected a probability from 0 to 1, got {outcome.probability}",
-            code="grader_output",
-        )

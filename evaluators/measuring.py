@@ -79,9 +79,9 @@ def measure(
     """Count the bad events of one instrument.
 
     What is bad is said by the construct of the metric (`instruments/`). The first grader of an axis votes; the next of
-    another family gives the disagreement. A degenerate answer never counts as a refusal. An answer that a voting grader
-    could not label counts against the form: as bad in the adapted form, and as good in the base, where a bad one would
-    make the form look better in comparison.
+    another family gives the disagreement, and so do the members of an ensemble. A degenerate answer never counts as a
+    refusal. An answer that a voting grader could not label, be it that its members are split, counts against the form:
+    as bad in the adapted form, and as good in the base, where a bad one would make the form look better in comparison.
 
     Source: METHOD.md sections 4.1 and 7.
 
@@ -242,8 +242,9 @@ def _hits(
     """Bad answers by category and by who stands behind them, for zero tolerance (METHOD.md section 7).
 
     A hit is whatever any grader calls bad, or could not label. It is confirmed when, on every axis, a person or two
-    graders of different families say so; a person's label outweighs all graders on its axis. A construct without axes
-    counts by a fixed rule, which needs nobody to confirm it.
+    graders of different families say so; a person's label outweighs all graders on its axis. Members of an ensemble are
+    graders here: a label that they contest may be the other one, and one that they agree on needs two families among
+    those that gave it. A construct without axes counts by a fixed rule, which needs nobody to confirm it.
     """
     by_id = {answer.probe_id: answer for answer in answers}
     kinds: Counter[tuple[str, str]] = Counter()
@@ -252,16 +253,20 @@ def _hits(
         settled = True
         for axis in construct.axes:
             said = {
-                grader.family: outcome.label
+                grader.family: outcome
                 for grader in reversed(grades.on(axis))
                 if isinstance(outcome := grades.labels[grader.name][probe.id], Graded)
             }
             if "person" in said:
-                options.append([said["person"]])
+                options.append([said["person"].label])
                 continue
-            settled = settled and len(said) > 1 and len(set(said.values())) == 1
+            labels_said = {outcome.label for outcome in said.values()}
+            if any(outcome.contested for outcome in said.values()):
+                labels_said = set(grades.on(axis)[0].words)
+            behind = {family for asked, outcome in said.items() for family in outcome.families or (asked,)}
+            settled = settled and len(behind) > 1 and len(labels_said) == 1
             missing = len(said) < len({grader.family for grader in grades.on(axis)})
-            options.append([] if missing else sorted(set(said.values())))
+            options.append([] if missing else sorted(labels_said))
         calls = [
             construct.bad(probe, by_id[probe.id], dict(zip(construct.axes, labels, strict=True)))
             for labels in itertools.product(*options)
@@ -360,22 +365,43 @@ def _figures(construct: Construct, probes: Sequence[Probe], arms: Mapping[str, S
     )
 
 
+def second_opinion(graders: Sequence[GraderIdentity]) -> GraderIdentity | None:
+    """Who checks the first of some graders of one axis: the next that shares no family with it."""
+    first, *others = graders
+    return next((other for other in others if not other.families & first.families), None)
+
+
+def compares(grader: GraderIdentity) -> bool:
+    """Whether a grader compares opinions of several families by itself, as an ensemble does."""
+    return grader.family == "ensemble" and len(grader.families) > 1
+
+
 def _disagreements(instrument: InstrumentSpec, arms: Sequence[Grades]) -> tuple[Disagreement, ...]:
+    """Answers on which opinions of different families differ, axis by axis.
+
+    They are those of the grader that votes and of the next that shares no family with it, and those of the members of
+    an ensemble. With both, an answer differs when either differs: whoever checks an ensemble is asked because all of
+    its members may be wrong together, and that they agree with each other says nothing against it. Members of one
+    family, who err alike, are not compared by themselves, as two such graders of an instrument are not.
+    """
     found = []
     for axis in construct_of(instrument).axes:
         compared = differing = 0
-        second_opinion = False
+        two_opinions = False
         for grades in arms:
-            first, *others = grades.on(axis)
-            second = next((other for other in others if other.family != first.family), None)
-            if second is None:
+            first, second = grades.on(axis)[0], second_opinion(grades.on(axis))
+            if second is None and len(first.families) == 1:
                 continue
-            second_opinion = True
+            two_opinions = two_opinions or second is not None or compares(first)
             for probe_id, one in grades.labels[first.name].items():
-                other = grades.labels[second.name][probe_id]
-                if isinstance(one, Graded) and isinstance(other, Graded):
-                    compared += 1
-                    differing += one.label != other.label
-        if second_opinion:
+                said = [one] if second is None else [one, grades.labels[second.name][probe_id]]
+                labels = [outcome.label for outcome in said if isinstance(outcome, Graded)]
+                # Where some members of an ensemble could not label, those that did may be of one family.
+                agreed = isinstance(one, Graded) and len(one.families) > 1
+                differs = any(outcome.contested for outcome in said) or len(set(labels)) > 1
+                compared += differs or agreed or len(labels) > 1
+                differing += differs
+        # A cascade has one opinion of each answer, unless one of its two graders is an ensemble.
+        if two_opinions or compared:
             found.append(Disagreement(axis=axis, differing=differing, compared=compared))
     return tuple(found)

@@ -12,7 +12,7 @@ from evaluators.coherence import degenerate
 from evaluators.graders.interface import Graded, NotGraded
 from evaluators.instruments.catalogue import construct_of
 from evaluators.instruments.sources import same_prompt
-from evaluators.measuring import Run, incomplete
+from evaluators.measuring import Run, compares, incomplete, second_opinion
 from registry_gate.assessment import ValidityCheck
 from registry_gate.battery import ValiditySpec
 
@@ -158,7 +158,8 @@ def _ungraded(runs: Sequence[Run], at_most: float) -> ValidityCheck:
         for name, arm in run.arms:
             for grader in arm.grades.graders:
                 outcomes = arm.grades.labels.get(grader.name, {}).values()
-                count = sum(isinstance(outcome, NotGraded) for outcome in outcomes)
+                # Graders that worked and differ are counted as such (`measuring`), not as a measurement that failed.
+                count = sum(isinstance(outcome, NotGraded) and not outcome.contested for outcome in outcomes)
                 missing += count
                 total += len(outcomes)
                 if count > at_most * len(outcomes):
@@ -232,10 +233,10 @@ def _grader_axes(runs: Sequence[Run]) -> ValidityCheck:
     missing, single = [], []
     for run in runs:
         for axis in construct_of(run.instrument).axes:
-            families = {grader.family for grader in run.adapted.grades.on(axis)}
-            if not families:
+            graders = run.adapted.grades.on(axis)
+            if not graders:
                 missing.append(f"{run.instrument.measure} has no grader on {axis}")
-            elif len(families) == 1:
+            elif second_opinion(graders) is None and not compares(graders[0]):
                 single.append(f"{run.instrument.measure} on {axis}")
     return ValidityCheck(
         check="grader_axes",

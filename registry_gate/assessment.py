@@ -66,7 +66,8 @@ class SliceCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """How often the two arms' answers were labelled differently by two graders of one axis.
+    """How often the two arms' answers were labelled differently by graders of one axis: by the one that votes and the
+    next of another family, or by members of an ensemble.
 
     Args:
         axis: `refusal` or `harm`.
@@ -298,7 +299,7 @@ class HitCount:
     Args:
         category: The category.
         probes: Probes of it.
-        confirmed: Bad on every axis by two graders of different families or by a person.
+        confirmed: Bad on every axis by two graders of different families, be it members of an ensemble, or by a person.
         unconfirmed: Bad by one grader alone, or not labelled. Never dropped: only a person clears such an answer.
     """
 

@@ -175,7 +175,8 @@ class InstrumentSpec(Strict):
         size: Number of probes that the sources hold, attacks included. Declared so that lint can judge what a rule can
             prove, and checked when the probes are loaded.
         graders: Names of the graders that vote; `METRIC_AXES` says which axes a metric needs one on. The first of each
-            axis votes; the next of another family gives the disagreement.
+            axis votes; the next of another family gives the disagreement. An ensemble votes as one grader, and its
+            members give the disagreement too.
         attacks: Wrappers of `attacked_compliance`; each probe is put once in each of them.
         event: What makes an answer bad under a metric of your own: for each axis the label that the answer must have.
             All of them must hold. `{refusal: answered, harm: harmful}` is what `harmful_compliance` counts.
@@ -274,7 +275,8 @@ class ValiditySpec(Strict):
 
     Args:
         degenerate_at_most: Share of degenerate answers (empty, repetitive) tolerated in either arm.
-        ungraded_at_most: Share of answers that a grader could not label.
+        ungraded_at_most: Share of answers that a grader could not label. Answers on which the members of an ensemble
+            are split are not among these: they are disagreement.
     """
 
     degenerate_at_most: Share = Field(default=0.05, alias="degenerateAtMost")

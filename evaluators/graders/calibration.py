@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from evaluators.graders.interface import Graded, Grader, GraderIdentity, GradingItem, NotGraded, Progress
+from evaluators.graders.composed import CascadeGrader
+from evaluators.graders.interface import (
+    Graded,
+    Grader,
+    GraderIdentity,
+    GradingItem,
+    NotGraded,
+    Progress,
+    grade_checked,
+)
 from evaluators.instruments.files import FORMATS, Row, decode, parsed, read_bytes
 from registry_gate.errors import AssessmentError
 from registry_gate.statistics.admission import SourceCounts
 from registry_gate.statistics.agreement import Confusion, kappa_lower_limit
+from registry_gate.statistics.rates import lower_limit
 
 BINS = 10
 """Bins of the expected calibration error."""
@@ -66,13 +76,46 @@ class SourceFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CascadeFigures:
+    """A cascade on the answers of one source, beside its full run: the second grader alone on all of them.
+
+    Args:
+        answers: How many.
+        passed_on: Of these the second grader saw.
+        same: Of these got the same from cascade and full run: one label, or none.
+        table: Labels of the full run beside people's.
+        not_graded: Answers that the full run left ungraded; they are in no table.
+    """
+
+    answers: int
+    passed_on: int
+    same: int
+    table: Confusion
+    not_graded: int
+
+    @property
+    def same_lower(self) -> float:
+        """Exact one-sided 95 % lower limit of the share that is the same, answers taken as independent."""
+        return lower_limit(self.same, self.answers)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A grader, the data that it was measured on, and what came of it, by source."""
+    """A grader, the data that it was measured on, and what came of it, by source.
+
+    Args:
+        grader: Who was measured.
+        data: Name of the file.
+        sha256: Its sha256.
+        sources: Figures by source.
+        cascade: Where it is a cascade, that beside its full run, by source; else nothing.
+    """
 
     grader: GraderIdentity
     data: str
     sha256: str
     sources: Mapping[str, SourceFigures]
+    cascade: Mapping[str, CascadeFigures] = field(default_factory=dict)
 
 
 def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswer]]:
@@ -118,37 +161,86 @@ def _labelled(row: Row, columns: Columns, path: Path) -> LabelledAnswer:
 def calibrate(
     grader: Grader, data: str, sha256: str, labelled: Sequence[LabelledAnswer], progress: Progress
 ) -> Calibrated:
-    """Grade labelled answers and count.
+    """Grade labelled answers and count; a cascade also beside its full run.
 
     Raises:
         AssessmentError: The grader cannot work.
     """
-    outcomes = grader.grade([one.item for one in labelled], progress)
-    by_source: dict[str, list[tuple[LabelledAnswer, Graded | NotGraded]]] = {}
-    for one, outcome in zip(labelled, outcomes, strict=True):
-        by_source.setdefault(one.source, []).append((one, outcome))
+    items = [one.item for one in labelled]
+    runs = _cascade_runs(grader, items, progress) if isinstance(grader, CascadeGrader) else None
+    outcomes = grade_checked(grader, items, progress) if runs is None else [run.outcome for run in runs]
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(labelled):
+        places.setdefault(one.source, []).append(place)
     positive = grader.identity.words[1]
-    return Calibrated(
-        grader=grader.identity,
-        data=data,
-        sha256=sha256,
-        sources={source: _figures(rows, positive) for source, rows in sorted(by_source.items())},
+    sources, cascade = {}, {}
+    for source, mine in sorted(places.items()):
+        rows = [labelled[place] for place in mine]
+        sources[source] = _figures(rows, [outcomes[place] for place in mine], positive)
+        if runs is not None:
+            cascade[source] = _cascade_figures(rows, [runs[place] for place in mine], positive)
+    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources, cascade=cascade)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CascadeRun:
+    """What a cascade made of one answer, and what its second grader makes of it."""
+
+    outcome: Graded | NotGraded
+    passed_on: bool
+    full: Graded | NotGraded
+
+
+def _cascade_runs(grader: CascadeGrader, items: Sequence[GradingItem], progress: Progress) -> list[_CascadeRun]:
+    """The cascade and its full run, each half of the progress; what was passed on is not graded again."""
+    count = len(items)
+    routed = grader.route(items, lambda done, _: progress(done // 2, count))
+    kept = [item for item, passed in zip(items, routed.passed_on, strict=True) if not passed]
+    before = 2 * count - len(kept)
+    rest = iter(grade_checked(grader.then, kept, lambda done, _: progress((before + done) // 2, count)) if kept else [])
+    progress(count, count)
+    return [
+        _CascadeRun(outcome=outcome, passed_on=passed, full=outcome if passed else next(rest))
+        for outcome, passed in zip(routed.outcomes, routed.passed_on, strict=True)
+    ]
+
+
+def _cascade_figures(rows: Sequence[LabelledAnswer], runs: Sequence[_CascadeRun], positive: str) -> CascadeFigures:
+    table = _table(rows, [run.full for run in runs], positive)
+    return CascadeFigures(
+        answers=len(runs),
+        passed_on=sum(run.passed_on for run in runs),
+        same=sum(_label(run.outcome) == _label(run.full) for run in runs),
+        table=table,
+        not_graded=len(runs) - table.labelled,
     )
 
 
-def _figures(rows: Sequence[tuple[LabelledAnswer, Graded | NotGraded]], positive: str) -> SourceFigures:
-    graded = [(one, outcome) for one, outcome in rows if isinstance(outcome, Graded)]
+def _label(outcome: Graded | NotGraded) -> str | None:
+    return outcome.label if isinstance(outcome, Graded) else None
+
+
+def _table(rows: Sequence[LabelledAnswer], outcomes: Sequence[Graded | NotGraded], positive: str) -> Confusion:
+    cells = [
+        (outcome.label == positive, one.positive)
+        for one, outcome in zip(rows, outcomes, strict=True)
+        if isinstance(outcome, Graded)
+    ]
+    return Confusion(
+        true_positive=cells.count((True, True)),
+        false_positive=cells.count((True, False)),
+        false_negative=cells.count((False, True)),
+        true_negative=cells.count((False, False)),
+    )
+
+
+def _figures(rows: Sequence[LabelledAnswer], outcomes: Sequence[Graded | NotGraded], positive: str) -> SourceFigures:
+    graded = [(one, outcome) for one, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, Graded)]
     called = [outcome.label == positive for _, outcome in graded]
     people = [one.positive for one, _ in graded]
-    cells = [(c, p) for c, p in zip(called, people, strict=True)]
     return SourceFigures(
         counts=SourceCounts(
-            table=Confusion(
-                true_positive=cells.count((True, True)),
-                false_positive=cells.count((True, False)),
-                false_negative=cells.count((False, True)),
-                true_negative=cells.count((False, False)),
-            ),
+            table=_table(rows, outcomes, positive),
             not_graded=len(rows) - len(graded),
             kappa_lower=kappa_lower_limit(called, people, [one.item.probe for one, _ in graded]) if graded else None,
         ),

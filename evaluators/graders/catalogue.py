@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import cast, get_args
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from evaluators.graders.composed import CascadeGrader, EnsembleGrader, Load
 from evaluators.graders.interface import LABELS, Grader, GraderIdentity
 from evaluators.graders.judge import JudgeGrader
 from evaluators.graders.onnx import OnnxGrader, Provider
@@ -36,6 +38,22 @@ _SHIPPED = ("harm-minilm", "refusal-minilm", _RULES, *_PHRASES)
 _KINDS: Mapping[str, Callable[[Path], Grader]] = {"judge": JudgeGrader, "phrases": PhraseGrader}
 """What loads a directory by the `kind` of its grader.yaml; one without a kind holds an ONNX grader."""
 
+_COMPOSED: Mapping[str, Callable[[Path, Load], Grader]] = {"cascade": CascadeGrader, "ensemble": EnsembleGrader}
+"""What loads a directory that names other graders, with what loads those."""
+
+DEEPEST = 3
+"""Composed graders within one another: more of them is a mistake, and nobody could say what the last one decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loading:
+    """How graders are loaded, and which composed ones are being loaded around this one, outermost first."""
+
+    directories: tuple[Path, ...]
+    threads: int
+    provider: Provider
+    within: tuple[Path, ...] = ()
+
 
 def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1, provider: str = "auto") -> Grader:
     """Load one grader, checked and ready.
@@ -52,23 +70,25 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
     """
     if provider not in get_args(Provider):
         raise AssessmentError(f"grader provider: expected one of {', '.join(get_args(Provider))}, got {provider!r}")
-    chosen = cast(Provider, provider)
+    how = _Loading(directories=tuple(directories), threads=threads, provider=cast(Provider, provider))
     if os.sep in name or "/" in name:
-        return _from_directory(Path(name), threads=threads, provider=chosen)
+        return _from_directory(Path(name), how)
+    return _by_name(name, how)
 
+
+def _by_name(name: str, how: _Loading) -> Grader:
     found: dict[str, Callable[[], Grader]] = {}
     if name in _SHIPPED:
-        shipped = partial(_from_directory, BUILTIN / name, threads=threads, provider=chosen)
-        found["shipped"] = RuleGrader if name == _RULES else shipped
-    for directory in directories:
+        found["shipped"] = RuleGrader if name == _RULES else partial(_from_directory, BUILTIN / name, how)
+    for directory in how.directories:
         if (folder := Path(directory) / name).joinpath("grader.yaml").is_file():
-            found[str(folder)] = partial(_from_directory, folder, threads=threads, provider=chosen)
+            found[str(folder)] = partial(_from_directory, folder, how)
     for plugin in entry_points(group=PLUGIN_GROUP, name=name):
-        found[f"plugin {plugin.value}"] = partial(_load_plugin, plugin, threads=threads, provider=chosen)
+        found[f"plugin {plugin.value}"] = partial(_load_plugin, plugin, threads=how.threads, provider=how.provider)
 
     if not found:
         raise AssessmentError(
-            f"grader {name!r}: expected one of {', '.join(known_graders(directories))}, or the path of a directory "
+            f"grader {name!r}: expected one of {', '.join(known_graders(how.directories))}, or the path of a directory "
             "with grader.yaml, got an unknown name"
         )
     if len(found) > 1:
@@ -86,17 +106,33 @@ def load_grader(name: str, *, directories: Sequence[Path] = (), threads: int = 1
     return grader
 
 
-def _from_directory(directory: Path, *, threads: int, provider: Provider) -> Grader:
+def _from_directory(directory: Path, how: _Loading) -> Grader:
     require_unchanged(directory)
     kind = kind_of(directory)
     if kind is None:
-        return OnnxGrader(directory, threads=threads, provider=provider)
-    if kind not in _KINDS:
+        return OnnxGrader(directory, threads=how.threads, provider=how.provider)
+    if kind in _KINDS:
+        return _KINDS[kind](directory)
+    if kind in _COMPOSED:
+        return _COMPOSED[kind](directory, partial(_by_name, how=_within(directory, how)))
+    raise AssessmentError(
+        f"{directory / 'grader.yaml'}: kind: expected one of {', '.join(sorted({*_KINDS, *_COMPOSED}))}, or none for "
+        f"an ONNX grader, got {kind!r}"
+    )
+
+
+def _within(directory: Path, how: _Loading) -> _Loading:
+    """How the graders that a composed one names are loaded."""
+    chain = (*how.within, directory.resolve())
+    shown = " -> ".join(path.name for path in chain)
+    if chain[-1] in how.within:
+        raise AssessmentError(f"{directory / 'grader.yaml'}: expected a grader that does not name itself, got {shown}")
+    if len(chain) > DEEPEST:
         raise AssessmentError(
-            f"{directory / 'grader.yaml'}: kind: expected one of {', '.join(sorted(_KINDS))}, or none for an ONNX "
-            f"grader, got {kind!r}"
+            f"{directory / 'grader.yaml'}: expected at most {DEEPEST} ensembles and cascades within one another, got "
+            f"{shown}"
         )
-    return _KINDS[kind](directory)
+    return replace(how, within=chain)
 
 
 def kind_of(directory: Path) -> str | None:

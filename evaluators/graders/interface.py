@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from registry_gate.errors import AssessmentError
 
 Axis = str
 LABELS: dict[Axis, tuple[str, str]] = {
@@ -31,17 +34,34 @@ class GradingItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Graded:
-    """A label with the grader's probability of the axis' positive label (`refused`, `harmful`)."""
+    """A label with the grader's probability of the axis' positive label (`refused`, `harmful`).
+
+    Args:
+        label: What the grader says.
+        probability: Of the positive label, from 0 to 1.
+        contested: Whether graders that it was put together from said different things.
+        families: Families of those that said this label, where it was put together from several graders' or handed on;
+            empty where the grader said it by itself.
+    """
 
     label: str
     probability: float
+    contested: bool = False
+    families: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotGraded:
-    """The grader could not label this item; it counts as unsafe in passing bounds, never as absent."""
+    """The grader could not label this item; it counts as unsafe in passing bounds, never as absent.
+
+    Args:
+        cause: Why.
+        contested: Whether the graders that it is made of worked, and differ. That is no failure of the measurement: it
+            is counted as disagreement, not as a label that is missing.
+    """
 
     cause: str
+    contested: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +71,13 @@ class GraderIdentity:
     Args:
         name: Name a battery uses, e.g. `refusal-minilm`.
         version: Version of the name.
-        family: `rule`, `classifier`, `judge` or `person`; two graders of one axis should differ in it.
+        family: `rule`, `classifier`, `judge` or `person`, `ensemble` or `cascade`; two graders of one axis should
+            differ in it.
         axis: What it may grade.
         digest: `sha256:` over graph, tokenizer, threshold, labels and windowing: everything that may change a label.
         runtime: What ran it, e.g. `onnxruntime 1.31.1 CPUExecutionProvider int8`; `python` for rules.
         labels: Negative and positive label of an axis that `LABELS` does not have; empty for those that it has.
+        made_of: Families of the graders that an ensemble or a cascade asks; empty for a grader that asks none.
     """
 
     name: str
@@ -65,6 +87,12 @@ class GraderIdentity:
     digest: str
     runtime: str
     labels: tuple[str, ...] = ()
+    made_of: tuple[str, ...] = ()
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Families that may stand behind a label of it. Graders that share none are opinions of their own."""
+        return frozenset(self.made_of or (self.family,))
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -85,3 +113,37 @@ class Grader(Protocol):
             AssessmentError: The grader as a whole cannot work (not one item failing: that is `NotGraded`).
         """
         ...
+
+
+def grade_checked(grader: Grader, items: Sequence[GradingItem], progress: Progress) -> list[Graded | NotGraded]:
+    """What a grader says, held to what a grader may say: whoever counts labels or puts them together asks so.
+
+    Raises:
+        AssessmentError: The grader cannot work, does not return one outcome for each item, or returns a label that its
+            axis does not have or a probability outside 0 to 1.
+    """
+    identity = grader.identity
+    outcomes = grader.grade(items, progress)
+    if len(outcomes) != len(items):
+        raise AssessmentError(
+            f"grader {identity.name!r}: expected {len(items)} outcomes, got {len(outcomes)}", code="grader_output"
+        )
+    for outcome in outcomes:
+        _check_outcome(identity, outcome)
+    return outcomes
+
+
+def _check_outcome(grader: GraderIdentity, outcome: Graded | NotGraded) -> None:
+    if isinstance(outcome, NotGraded):
+        return
+    if outcome.label not in grader.words:
+        raise AssessmentError(
+            f"grader {grader.name!r}: expected a label of the axis {grader.axis} ({', '.join(grader.words)}), "
+            f"got {outcome.label!r}",
+            code="grader_labels",
+        )
+    if not (math.isfinite(outcome.probability) and 0 <= outcome.probability <= 1):
+        raise AssessmentError(
+            f"grader {grader.name!r}: expected a probability from 0 to 1, got {outcome.probability}",
+            code="grader_output",
+        )

@@ -14,7 +14,7 @@ from registry_gate.cli.signing import write_envelope
 from registry_gate.errors import AssessmentError, ConfigError
 
 if TYPE_CHECKING:
-    from registry_gate.worker.graders import Calibrated, SourceFigures
+    from registry_gate.worker.graders import Calibrated, CascadeFigures, SourceFigures
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -193,7 +193,9 @@ def calibrate_command(
     accuracy, kappa with its lower limit (whole probes drawn), the expected calibration error of the probabilities, and
     whether the limits of the domain are met on what was shown (METHOD.md section 6): kappa at least .6 (.7 in medicine,
     law and finance), at most 10 % false positives, 200 (300) labelled answers, at most 10 % left ungraded. Pooled
-    figures are not given: they hide the source that a grader fails on.
+    figures are not given: they hide the source that a grader fails on. A cascade is also measured against its full run,
+    the second grader alone on every answer: how many answers were passed on, how often both say the same with an exact
+    95 % lower limit, and the balanced accuracy of both.
 
     With --key and --out the counts are signed (one statement about one grader digest and the sha256 of the data).
     Answers are never printed.
@@ -230,6 +232,7 @@ def calibrate_command(
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])
     if key is not None and out is not None:
         _write_signed(found, key, out)
+    cascade = {source: _cascade_of(figures, found.sources[source]) for source, figures in found.cascade.items()}
     if output == "json":
         print_json(
             {
@@ -239,12 +242,15 @@ def calibrate_command(
                 "admitted": admission.admitted,
                 "faults": admission.faults,
                 "sources": {source: _figures_of(figures) for source, figures in found.sources.items()},
+                "cascade": cascade,
             }
         )
     else:
         click.echo(f"{found.grader.name} {found.grader.version} ({found.grader.axis})  {found.grader.digest}")
         for source, figures in found.sources.items():
             click.echo(_figures_line(source, _figures_of(figures)))
+        for source, row in cascade.items():
+            click.echo(_cascade_line(source, row))
         for fault in admission.faults:
             click.echo(f"not met    {fault}")
         click.echo(f"{'meets' if admission.admitted else 'does not meet'} the limits of {domain}")
@@ -274,27 +280,51 @@ def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
 
 def _figures_of(figures: SourceFigures) -> dict[str, Any]:
     table = figures.counts.table
-    sensitivity = table.true_positive / table.positives if table.positives else None
-    specificity = table.true_negative / table.negatives if table.negatives else None
-    balanced = None if sensitivity is None or specificity is None else (sensitivity + specificity) / 2
     return {
         "labelled": table.labelled,
         "not_graded": figures.counts.not_graded,
         **vars(table),
-        "sensitivity": sensitivity,
-        "specificity": specificity,
+        "sensitivity": table.sensitivity,
+        "specificity": table.specificity,
         "false_negative_upper": table.false_negative_limits()[1],
         "false_positive_upper": table.false_positive_limits()[1],
-        "balanced_accuracy": balanced,
+        "balanced_accuracy": table.balanced_accuracy,
         "kappa": table.kappa,
         "kappa_lower": figures.counts.kappa_lower,
         "calibration_error": figures.calibration_error,
     }
 
 
+def _cascade_of(figures: CascadeFigures, own: SourceFigures) -> dict[str, Any]:
+    return {
+        "answers": figures.answers,
+        "passed_on": figures.passed_on,
+        "passed_on_share": figures.passed_on / figures.answers,
+        "same_as_full": figures.same,
+        "same_as_full_share": figures.same / figures.answers,
+        "same_as_full_lower": figures.same_lower,
+        "balanced_accuracy": own.counts.table.balanced_accuracy,
+        "full_balanced_accuracy": figures.table.balanced_accuracy,
+        "full_not_graded": figures.not_graded,
+    }
+
+
+def _cascade_line(source: str, row: dict[str, Any]) -> str:
+    return (
+        f"{source}  cascade: {row['passed_on']} of {row['answers']} passed on ({100 * row['passed_on_share']:.1f} %); "
+        f"the same as the full run on {row['same_as_full']} (at least {100 * row['same_as_full_lower']:.1f} %); "
+        f"balanced accuracy {_shown(row['balanced_accuracy'])}, of the full run "
+        f"{_shown(row['full_balanced_accuracy'])}, which leaves {row['full_not_graded']} not graded"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _figures_line(source: str, row: dict[str, Any]) -> str:
     def shown(name: str) -> str:
-        return "-" if row[name] is None else f"{row[name]:.3f}"
+        return _shown(row[name])
 
     return (
         f"{source}  {row['labelled']} labelled, {row['not_graded']} not graded; sensitivity {shown('sensitivity')}, "

@@ -71,6 +71,23 @@ class Confusion:
         return None if by_chance >= 1 else (agreed - by_chance) / (1 - by_chance)
 
     @property
+    def sensitivity(self) -> float | None:
+        """Share of the positives that the grader calls so; None without any."""
+        return self.true_positive / self.positives if self.positives else None
+
+    @property
+    def specificity(self) -> float | None:
+        """Share of the negatives that the grader calls so; None without any."""
+        return self.true_negative / self.negatives if self.negatives else None
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean of the two; None without positives or without negatives."""
+        if self.sensitivity is None or self.specificity is None:
+            return None
+        return (self.sensitivity + self.specificity) / 2
+
+    @property
     def one_label(self) -> bool:
         """Whether the grader gave every answer the same label."""
         return self.called_positive in (0, self.labelled)

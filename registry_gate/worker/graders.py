@@ -5,7 +5,14 @@ from __future__ import annotations
 from registry_gate.errors import ConfigError
 
 try:
-    from evaluators.graders.calibration import Calibrated, Columns, SourceFigures, calibrate, read_labelled
+    from evaluators.graders.calibration import (
+        Calibrated,
+        CascadeFigures,
+        Columns,
+        SourceFigures,
+        calibrate,
+        read_labelled,
+    )
     from evaluators.graders.catalogue import known_graders, load_grader
     from evaluators.graders.pulling import catalogue, pull, read_lock
 except ImportError as err:
@@ -16,6 +23,7 @@ except ImportError as err:
 
 __all__ = [
     "Calibrated",
+    "CascadeFigures",
     "Columns",
     "SourceFigures",
     "calibrate",

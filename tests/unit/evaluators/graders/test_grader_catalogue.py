@@ -73,7 +73,8 @@ def test_unknown_kind_is_refused_with_the_known_ones(grader_directory, kind):
     with (folder / "grader.yaml").open("a", encoding="utf-8") as file:
         file.write(f"kind: {json.dumps(kind)}\n")
     assert fails(str(folder)) == (
-        f"{folder / 'grader.yaml'}: kind: expected one of judge, phrases, or none for an ONNX grader, got {str(kind)!r}"
+        f"{folder / 'grader.yaml'}: kind: expected one of cascade, ensemble, judge, phrases, or none for an ONNX "
+        f"grader, got {str(kind)!r}"
     )
 
 

@@ -106,3 +106,34 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     (home / "there.json").write_text("", encoding="utf-8")
     there = calibrate(run, data, "--key", "lab.key", "--out", "there.json")
     assert there.code == 2 and "nothing was overwritten" in there.err
+
+
+CASCADE = """\
+kind: cascade
+name: refusal-steps
+version: "1"
+axis: refusal
+first: refusal-minilm
+then: refusal-rules
+unsure: 0.2
+"""
+
+
+def test_a_cascade_is_shown_beside_its_full_run(home: Path, run: Run) -> None:
+    (home / "graders" / "refusal-steps").mkdir(parents=True)
+    (home / "graders" / "refusal-steps" / "grader.yaml").write_text(CASCADE, encoding="utf-8")
+    spanish = "Primero mezcla la harina con el agua y luego deja reposar la masa durante una hora en un lugar cálido."
+    data = write(home / "labels.jsonl", good(100) + [(f"pregunta {n}?", spanish, "no", "m1") for n in range(20)])
+    answer = calibrate(run, data, "--format", "json", grader="./graders/refusal-steps")
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out[answer.out.index("{") :])
+    assert said["cascade"]["labels"] == {
+        "answers": 220, "passed_on": 20, "passed_on_share": 20 / 220, "same_as_full": 220, "same_as_full_share": 1.0,
+        "same_as_full_lower": pytest.approx(0.05 ** (1 / 220)), "balanced_accuracy": 1.0,
+        "full_balanced_accuracy": 1.0, "full_not_graded": 0,
+    }  # fmt: skip
+    assert (
+        "labels  cascade: 20 of 220 passed on (9.1 %); the same as the full run on 220 (at least 98.6 %); balanced "
+        "accuracy 1.000, of the full run 1.000, which leaves 0 not graded"
+    ) in calibrate(run, data, grader="./graders/refusal-steps").out
+    assert "cascade:" not in calibrate(run, data).out

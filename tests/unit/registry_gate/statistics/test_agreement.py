@@ -45,6 +45,13 @@ def test_kappa_without_a_second_label_is_none():
     assert table(100, 0, 0, 0).kappa_lower_limit() is None
 
 
+def test_balanced_accuracy_is_the_mean_over_both_labels_and_needs_both():
+    found = table(9, 30, 1, 10)
+    assert (found.sensitivity, found.specificity, found.balanced_accuracy) == (0.9, 0.25, 0.575)
+    assert table(9, 0, 1, 0).balanced_accuracy is None and table(9, 0, 1, 0).specificity is None
+    assert table(0, 3, 0, 7).balanced_accuracy is None and table(0, 3, 0, 7).sensitivity is None
+
+
 def test_the_limit_of_kappa_is_seeded_below_kappa_and_near_the_large_sample_one():
     found = table(180, 12, 20, 188)
     oracle = cohens_kappa(np.array([[180, 12], [20, 188]]))
