@@ -54,6 +54,8 @@ from registry_gate.policy.names import matches
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
 
 START_TIMEOUT_S = 120.0
+AS_README = ("--workers", "4")
+"""Options of `mlflow server` as the README starts it: uvicorn with 4 workers. One starts sooner, for a single test."""
 
 # How long an example takes says something about the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -358,11 +360,11 @@ def mlflow_server(
     port: int,
     environment: Mapping[str, str],
     artifacts: str | None = None,
-    options: Sequence[str] = ("--workers", "4"),
+    options: Sequence[str] = ("--workers", "1"),
     health: str = "/health",
     python: str = sys.executable,
 ) -> Iterator[Path]:
-    """MLflow's own server on loopback, as the README starts it (uvicorn, 4 workers). Gives its log.
+    """MLflow's own server on loopback. Gives its log.
 
     Args:
         directory: Where it runs and keeps its artifacts.
@@ -413,7 +415,7 @@ def gated_server(
     make: Callable[..., Installation],
     *,
     artifacts: str | None = None,
-    options: Sequence[str] = ("--workers", "4"),
+    options: Sequence[str] = ("--workers", "1"),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """A gated server on a database, with an installation of its own. See `mlflow_server` for the other arguments."""
@@ -477,7 +479,7 @@ def _servers(installation: Callable[..., Installation]) -> Iterator[Callable[[st
 
         def server_on(database: str) -> Server:
             if database not in started:
-                started[database] = stack.enter_context(gated_server(database, installation))
+                started[database] = stack.enter_context(gated_server(database, installation, options=AS_README))
             return started[database]
 
         yield server_on
@@ -503,7 +505,7 @@ def server(_servers: Callable[[str], Server], _database_of_server: str) -> Itera
 @pytest.fixture
 def server_alone(_database_of_server: str, installation: Callable[..., Installation]) -> Iterator[Server]:
     """A gated server that nothing was written to yet, for a test that accounts for everything in its database."""
-    with gated_server(_database_of_server, installation) as started, in_use(started):
+    with gated_server(_database_of_server, installation, options=AS_README) as started, in_use(started):
         yield started
 
 

@@ -167,7 +167,7 @@ def test_a_server_with_log_in_is_asked_with_credentials(
         registry=f"gated:{made.ledger_uri}",
         port=port,
         environment=environment,
-        options=("--app-name", "basic-auth"),
+        options=("--app-name", "basic-auth", "--workers", "1"),
     ):
         _, checks, _ = doctor(made.config, "--tracking-uri", uri)
         assert checks["server"]["detail"].startswith(f"{uri} wants a log-in (HTTP 401): set MLFLOW_TRACKING_USERNAME")

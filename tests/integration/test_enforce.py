@@ -48,7 +48,7 @@ def with_path(environment: dict[str, str], *directories: Path) -> dict[str, str]
 
 @contextmanager
 def enforced(
-    made: Installation, enforce: Path, registry: str, options: tuple[str, ...] = (), **more: str
+    made: Installation, enforce: Path, registry: str, options: tuple[str, ...] = ("--workers", "1"), **more: str
 ) -> Iterator[Server]:
     """A server in whose environment the second distribution is installed."""
     port = int(made.tracking_uri.rpartition(":")[2])
@@ -118,7 +118,7 @@ def test_a_postgresql_address_is_gated_and_no_answer_holds_its_password(
 
 
 def test_workspaces_work_behind_it(made: Installation, enforce: Path, clinical: str) -> None:
-    with enforced(made, enforce, made.ledger_uri, ("--enable-workspaces",)) as server:
+    with enforced(made, enforce, made.ledger_uri, ("--enable-workspaces", "--workers", "1")) as server:
         created = server.post("/api/3.0/mlflow/workspaces", {"name": "team-a"})
         assert created.status_code in (200, 201), created.text
         check_gated(server, clinical)

@@ -18,7 +18,7 @@ import boto3
 import mlflow
 import pytest
 import requests
-from conftest import Installation, Server, assert_invariant, free_port, gated_server, in_use
+from conftest import AS_README, Installation, Server, assert_invariant, free_port, gated_server, in_use
 
 from registry_gate.evidence.keys import generate_key
 from registry_gate.policy.document import load_policy_set
@@ -81,7 +81,7 @@ def server_at(
         one.config.write_text(config.replace('"policies" ', f'"{address(directory)}" ', 1))
         return one
 
-    with gated_server("sqlite", made, environment=environment) as server, in_use(server):
+    with gated_server("sqlite", made, environment=environment, options=AS_README) as server, in_use(server):
         yield server, written[0]
 
 
@@ -204,7 +204,7 @@ def test_a_set_that_must_be_signed(installation: Callable[..., Installation], cl
         one.config.write_text(one.config.read_text().replace("[gate]", '[gate]\npolicies_key = "office.pem"', 1))
         return one
 
-    with gated_server("sqlite", made) as server:
+    with gated_server("sqlite", made, options=AS_README) as server:
         mlflow.set_tracking_uri(server.uri)
         here = server.installation
         version = server.registered(clinical)

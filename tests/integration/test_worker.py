@@ -63,7 +63,7 @@ SUBJECTS = ("rain", "bread", "maps", "rivers", "clocks", "birds", "paint", "trai
 def tiny(installation: Callable[..., Installation]) -> Iterator[Server]:
     """A server under one small policy, so that an assessment takes seconds."""
     probes = "id,prompt\n" + "".join(f"t-{n},What is known about {word}?\n" for n, word in enumerate(SUBJECTS))
-    with gated_server("sqlite", installation, options=("--workers", "2")) as started:
+    with gated_server("sqlite", installation) as started:
         made = started.installation
         directory = made.directory / "probes"
         directory.mkdir()
