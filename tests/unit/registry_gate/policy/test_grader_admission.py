@@ -222,6 +222,18 @@ def test_replay_counts_a_calibration_as_part_of_the_policies() -> None:
     assert not replay(decisions, make_set(make_policy()), new, lambda _: [later]).changes
 
 
+@pytest.mark.parametrize("digest", ["sha256:a", "sha256:z"])
+def test_replay_lets_the_newest_of_two_later_calibrations_on_the_same_data_stand(digest: str) -> None:
+    from test_replay import past
+
+    passing = make_calibration("calibrations/a.json", calibrated_at=NOW + timedelta(days=5), digest=digest)
+    failing = make_calibration(
+        "calibrations/b.json", calibrated_at=NOW + timedelta(days=6), kappa_lower=0.1, digest="sha256:m"
+    )
+    result = replay([past(evidence=(EVIDENCE,))], None, make_set(asking()), lambda _: [passing, failing])
+    assert result.by_cause(Outcome.DENIED) == [("one grader_not_admitted", 1)]
+
+
 def test_explain_says_it() -> None:
     from policy_builders import make_battery
 
