@@ -226,7 +226,10 @@ def calibrate_command(
         negative=negative,
     )
     sha256, labelled = read_labelled(data, columns)
-    loaded = load_grader(name, directories=settings.grader_dirs, threads=threads or settings.threads)
+    # On the worker's device: a calibration counts only for what runs the grader when it votes.
+    loaded = load_grader(
+        name, directories=settings.grader_dirs, threads=threads or settings.threads, provider=settings.device
+    )
     with WorkerConsole() as console:
         found = calibrate(loaded, data.name, sha256, labelled, partial(console.progress, "answers"))
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])

@@ -108,6 +108,13 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     assert there.code == 2 and "nothing was overwritten" in there.err
 
 
+def test_it_runs_where_the_worker_does_for_no_other_calibration_counts(home: Path, run: Run) -> None:
+    (home / "registry-gate.toml").write_text('[worker]\ndevice = "cuda"\n', encoding="utf-8")
+    answer = calibrate(run, write(home / "x.jsonl", good(1)), "--format", "json", grader="refusal-minilm")
+    # As runtime where there is such a device, else as what is missing.
+    assert "CUDAExecutionProvider" in answer.out or "expected CUDAExecutionProvider" in answer.err
+
+
 CASCADE = """\
 kind: cascade
 name: refusal-steps
