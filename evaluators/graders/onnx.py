@@ -167,7 +167,7 @@ def read_grader_file(directory: Path) -> GraderFile:
         document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise AssessmentError(f"{path}: expected a grader description, got no such file") from err
-    except (OSError, UnicodeDecodeError, YAMLError) as err:
+    except (OSError, ValueError, RecursionError, YAMLError) as err:  # a date that is none is a ValueError
         raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
     try:
         return GraderFile.model_validate(document)

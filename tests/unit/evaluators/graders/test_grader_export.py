@@ -341,6 +341,11 @@ def test_missing_or_foreign_tokenizer_is_refused(copied, tmp_path):
             "expected a label among answered, refused, got 'harmful'",
         ),
         (b'{"probe": ', "texts.jsonl:1: expected a JSON object, got: "),
+        (b"[" * 100_000, "texts.jsonl:1: expected a JSON object, got: "),
+        (
+            b'{"probe": "a", "answer": "b \\ud800"}',
+            "expected texts that can be encoded, got one whose answer is not valid Unicode at character 2",
+        ),
         (b"\xff\xfe", "expected lines of UTF-8, got: "),
     ],
 )
