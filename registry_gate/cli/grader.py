@@ -65,7 +65,11 @@ def _name_of(model: str) -> str:
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(16, 32768), help="Of a window (default: the model's, at most 512).")
 @click.option("--encoding", type=click.Choice(["pair", "answer"]), default="pair", show_default=True)
-@click.option("--aggregate", type=click.Choice(["max", "mean"]), default="max", show_default=True)
+@click.option(
+    "--aggregate",
+    type=click.Choice(["max", "mean"]),
+    help="How windows of a long answer become one (default: mean for refusal, else max).",
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads (default: the worker's setting).")
 @format_option
 @click.pass_context
@@ -82,7 +86,7 @@ def export(
     threshold: float,
     max_tokens: int | None,
     encoding: Literal["pair", "answer"],
-    aggregate: Literal["max", "mean"],
+    aggregate: Literal["max", "mean"] | None,
     threads: int | None,
     output: str,
 ) -> None:
@@ -100,7 +104,7 @@ def export(
     \b
     Example:
       registry-gate grader export distilroberta-base-rejection-v1 --axis refusal \\
-        --labels REJECTION=refused,NORMAL=answered --encoding answer --aggregate mean --out graders
+        --labels REJECTION=refused,NORMAL=answered --encoding answer --out graders
 
     Exit codes: 0 exported, 2 usage, 3 a build differs from the model, 4 the model or the texts cannot be used.
     """
