@@ -193,10 +193,11 @@ def calibrate_command(
 ) -> None:
     """Measure the grader NAME (of a battery, or a directory with grader.yaml) on the labelled answers in DATA.
 
-    DATA is csv, tsv, json or jsonl. For each source: labels beside people's, sensitivity, specificity and balanced
-    accuracy, kappa with its lower limit (whole probes drawn), the expected calibration error of the probabilities, and
-    whether the limits of the domain are met on what was shown (METHOD.md section 6): kappa at least .6 (.7 in medicine,
-    law and finance), at most 10 % false positives, 200 (300) labelled answers, at most 10 % left ungraded. Pooled
+    DATA is csv, tsv, json or jsonl; equal rows count once. For each source: labels beside people's, sensitivity,
+    specificity and balanced accuracy, kappa with its lower limit (whole probes drawn), the expected calibration error
+    of the probabilities, and whether the limits of the domain are met on what was shown (METHOD.md section 6): kappa at
+    least .6 (.7 in medicine, law and finance), at most 10 % false positives, 200 (300) labelled answers, at most 10 %
+    left ungraded. Pooled
     figures are not given: they hide the source that a grader fails on. A cascade is also measured against its full run,
     the second grader alone on every answer: how many answers were passed on, how often both say the same with an exact
     95 % lower limit, and the balanced accuracy of both.

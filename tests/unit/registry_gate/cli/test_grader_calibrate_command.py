@@ -76,6 +76,17 @@ def test_what_it_does_not_grade_is_counted_and_limited(home: Path, run: Run) -> 
     assert answer.code == 3 and "at most 10 % of the answers to be left ungraded, got 60 of 260" in answer.out
 
 
+def test_an_answer_counts_once_however_often_it_stands_there(home: Path, run: Run) -> None:
+    again = calibrate(run, write(home / "x.jsonl", good(2) * 100))
+    assert again.code == 3 and "expected at least 200 labelled answers, got 4" in again.out
+    others = write(home / "y.jsonl", good(120, "m1") + good(120, "m2"))
+    answer = calibrate(run, others, "--source-column", "model")
+    assert answer.code == 0 and answer.out.count("240 labelled") == 2
+    torn = calibrate(run, write(home / "z.jsonl", [*good(1), ("question 0?", REFUSED, "no", "m1")]))
+    assert torn.code == 4 and "z.jsonl, line 3, column 'said': expected one label of each answer" in torn.err
+    assert REFUSED not in torn.err
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
