@@ -137,6 +137,13 @@ def test_of_two_on_the_same_data_the_newest_stands() -> None:
     assert not decided(make_calibration(), newer).allowed
 
 
+@pytest.mark.parametrize("digest", ["sha256:a", "sha256:z"])
+def test_of_two_on_the_same_data_at_one_moment_both_stand(digest: str) -> None:
+    failing = make_calibration("calibrations/two.json", kappa_lower=0.1, digest=digest)
+    assert not decided(make_calibration(), failing).allowed
+    assert not decided(failing, make_calibration()).allowed
+
+
 def test_data_on_which_a_grader_fails_is_not_outweighed_by_other_data() -> None:
     elsewhere = make_calibration("calibrations/b.json", data="b.csv", kappa_lower=0.1)
     (reason,) = blocking(decided(make_calibration(), elsewhere)).values()
