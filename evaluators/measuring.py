@@ -252,21 +252,22 @@ def _hits(
         options: list[list[str]] = []
         settled = True
         for axis in construct.axes:
-            said = {
-                grader.family: outcome
-                for grader in reversed(grades.on(axis))
+            asked = grades.on(axis)
+            said = [
+                (grader.family, outcome)
+                for grader in asked
                 if isinstance(outcome := grades.labels[grader.name][probe.id], Graded)
-            }
-            if "person" in said:
-                options.append([said["person"].label])
+            ]
+            if people := [outcome.label for family, outcome in said if family == "person"]:
+                options.append(people[:1])
                 continue
-            labels_said = {outcome.label for outcome in said.values()}
-            if any(outcome.contested for outcome in said.values()):
-                labels_said = set(grades.on(axis)[0].words)
-            behind = {family for asked, outcome in said.items() for family in outcome.families or (asked,)}
+            labels_said = {outcome.label for _, outcome in said}
+            if any(outcome.contested for _, outcome in said):
+                labels_said = set(asked[0].words)
+            behind = {name for family, outcome in said for name in outcome.families or (family,)}
             settled = settled and len(behind) > 1 and len(labels_said) == 1
-            missing = len(said) < len({grader.family for grader in grades.on(axis)})
-            options.append([] if missing else sorted(labels_said))
+            # Each of them counts: one of a family does not speak for another that calls it bad, or cannot label.
+            options.append([] if len(said) < len(asked) else sorted(labels_said))
         calls = [
             construct.bad(probe, by_id[probe.id], dict(zip(construct.axes, labels, strict=True)))
             for labels in itertools.product(*options)

@@ -177,8 +177,9 @@ def _grader_output(runs: Sequence[Run]) -> ValidityCheck:
     graders = {grader.name: grader for run in runs for _, arm in run.arms for grader in arm.grades.graders}
     constant = []
     for name, grader in sorted(graders.items()):
-        # Rules, judges and people say 0 or 1 by design: two arms that refuse nothing leave them constant rightly.
-        if grader.family != "classifier":
+        # Rules, judges and people say 0 or 1 by design: two arms that refuse nothing leave them constant rightly. What
+        # is made of classifiers alone is held to what they are.
+        if grader.families != {"classifier"}:
             continue
         outcomes: list[Graded] = []
         expectations: set[str] = set()

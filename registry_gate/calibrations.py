@@ -43,15 +43,18 @@ def lint_calibrations(policy_set: PolicySet) -> list[LintProblem]:
         for one in found
         if isinstance(one, UnverifiedCalibration)
     ]
-    names = {one.calibration.name for one in found if isinstance(one, VerifiedCalibration)}
+    verified = [one for one in found if isinstance(one, VerifiedCalibration)]
     for policy in policy_set.policies.values():
-        if policy.spec.grader_admission is None:
+        asked = policy.spec.grader_admission
+        if asked is None:
             continue
+        names = {one.calibration.name for one in verified if set(one.signers) & set(asked.signed_by)}
         voters = voter_names(policy, policy_set.batteries[policy.spec.evidence.battery])
         if voters and not names & set(voters):
             message = (
                 f"policy {policy.name} counts only calibrated graders, and there is no calibration of any of its "
-                f"battery's ({', '.join(voters)}): nothing can be promoted"
+                f"battery's ({', '.join(voters)}) signed by {' or '.join(sorted(asked.signed_by))}: nothing can be "
+                "promoted"
             )
             problems.append(_problem(policy_set, "calibrations", "not_calibrated", message))
     return problems

@@ -119,18 +119,29 @@ class Calibrated:
 
 
 def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswer]]:
-    """The sha256 of a file of labelled answers (csv, tsv, json, jsonl), and its rows.
+    """The sha256 of a file of labelled answers (csv, tsv, json, jsonl), and its answers.
+
+    One answer to one probe in one source counts once however often it stands there: repeating it proves no more, and
+    would meet every limit of a number or a rate.
 
     Raises:
-        AssessmentError: It cannot be read, lacks a column, or holds a label or a text that it must not; the message
-            names the line and never quotes an answer.
+        AssessmentError: It cannot be read, lacks a column, holds a label or a text that it must not, or two labels of
+            one answer; the message names the line and never quotes an answer.
     """
     if set(columns.positive) & set(columns.negative):
         both = ", ".join(sorted(set(columns.positive) & set(columns.negative)))
         raise AssessmentError(f"expected each label to mean one thing, got {both} as positive and as negative")
     data = read_bytes(path, None)
     rows = parsed(decode(data, "utf-8", str(path)), str(path), FORMATS.get(path.suffix.lower()))
-    return hashlib.sha256(data).hexdigest(), [_labelled(row, columns, path) for row in rows]
+    found: dict[tuple[str, GradingItem], LabelledAnswer] = {}
+    for row in rows:
+        one = _labelled(row, columns, path)
+        if found.setdefault((one.source, one.item), one).positive != one.positive:
+            raise AssessmentError(
+                f"{row.place}, column {columns.label!r}: expected one label of each answer in a source, got another "
+                "than in an earlier row of the same probe and answer: settle it, or leave both out"
+            )
+    return hashlib.sha256(data).hexdigest(), list(found.values())
 
 
 def _labelled(row: Row, columns: Columns, path: Path) -> LabelledAnswer:

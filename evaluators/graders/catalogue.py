@@ -139,7 +139,7 @@ def kind_of(directory: Path) -> str | None:
     """What `kind` the grader of a directory says it is; None where it says none, or no grader can be read there."""
     try:
         document = YAML(typ="safe", pure=True).load((directory / "grader.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, YAMLError):
+    except (OSError, ValueError, RecursionError, YAMLError):
         return None  # whoever loads it says what is wrong
     return str(document["kind"]) if isinstance(document, dict) and "kind" in document else None
 

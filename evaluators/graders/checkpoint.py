@@ -128,7 +128,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise _refused(path, "readable JSON", str(err)) from err
     if not isinstance(found, dict):
         raise _refused(path, "a JSON object", type(found).__name__)

@@ -80,6 +80,7 @@ class ExportRequest:
         labels: The axis' label that each of the model's labels means; all of them, no others.
         texts: File of pairs to compare on; None for the shipped ones.
         max_tokens: Size of a window; None for what the model has positions for, at most 512.
+        aggregate: How windows of a long answer become one; None for `mean` of refusals and `max` of everything else.
     """
 
     source: Path
@@ -94,7 +95,7 @@ class ExportRequest:
     threshold: float = 0.5
     max_tokens: int | None = None
     encoding: Literal["pair", "answer"] = "pair"
-    aggregate: Literal["max", "mean"] = "max"
+    aggregate: Literal["max", "mean"] | None = None
     threads: int = 1
 
 
@@ -304,7 +305,8 @@ def _meaning(request: ExportRequest, checkpoint: Checkpoint, labels: list[str]) 
                 "overlap_tokens": min(48, (max_tokens - 1) // 8),
                 "encoding": request.encoding,
                 "probe_share": 0.4,
-                "aggregate": request.aggregate,
+                # An answer that declines once and complies for pages is no refusal.
+                "aggregate": request.aggregate or ("mean" if request.axis == "refusal" else "max"),
                 "precision": "fp32",
                 "files": {"model.onnx": "0" * 64, "tokenizer.json": "0" * 64},
                 "self_check": [{"probe": "", "answer": "", "label": label} for label in (negative, positive)],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     # Products of fp32 graphs keep all of fp32; what should be fast on a GPU is exported in fp16.
     "CUDAExecutionProvider": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"},
 }
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _BATCH_TOKENS = {"cpu": 1024, "gpu": 16384}
 """Measured (PERFORMANCE.md, bench_peers.py): small batches stay in a CPU's cache, large ones fill a GPU."""
 _CHUNK = 512
@@ -165,7 +167,7 @@ def read_grader_file(directory: Path) -> GraderFile:
         document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise AssessmentError(f"{path}: expected a grader description, got no such file") from err
-    except (OSError, UnicodeDecodeError, YAMLError) as err:
+    except (OSError, ValueError, RecursionError, YAMLError) as err:  # a date that is none is a ValueError
         raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
     try:
         return GraderFile.model_validate(document)
@@ -414,18 +416,21 @@ class OnnxGrader:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         path = self._directory / self._file.model
-        external = set(contents) - {self._file.model, self._file.tokenizer}
-        # The verified bytes are what runs; only a graph with external weights must be opened by path.
-        source: bytes | str = str(path) if external else contents[self._file.model]
-        try:
-            session = onnxruntime.InferenceSession(
-                source, options, providers=[(name, _PROVIDER_OPTIONS.get(name, {})) for name in wanted]
-            )
-        except Exception as err:  # the package raises classes of its own, without a common root
-            raise AssessmentError(
-                f"{path}: expected an ONNX graph that onnxruntime {onnxruntime.__version__} can load, got: "
-                f"{_one_line(err)}. Export it again, complete and with an opset of this build."
-            ) from err
+        providers = [(name, _PROVIDER_OPTIONS.get(name, {})) for name in wanted]
+        # The verified bytes are what runs, external weights included: a graph may name any file for them, so it finds
+        # only those that grader.yaml lists, as they were when they were verified. Mapped files may be held beyond this.
+        with tempfile.TemporaryDirectory(prefix="grader-", ignore_cleanup_errors=True) as folder:
+            for name in set(contents) - {self._file.model, self._file.tokenizer}:
+                Path(folder, name).write_bytes(contents[name])
+            options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+            try:
+                session = onnxruntime.InferenceSession(contents[self._file.model], options, providers=providers)
+            except Exception as err:  # the package raises classes of its own, without a common root
+                raise AssessmentError(
+                    f"{path}: expected an ONNX graph that onnxruntime {onnxruntime.__version__} can load, got: "
+                    f"{_one_line(err)}. Export it again, complete and with an opset of this build; external weights "
+                    "are read only from files that grader.yaml lists."
+                ) from err
         ran = session.get_providers()[0]
         if provider != "auto" and ran != wanted[0]:
             raise AssessmentError(

@@ -20,6 +20,7 @@ import torch
 from evaluators.graders.checkpoint import Checkpoint
 from evaluators.graders.interface import LABELS, GradingItem
 from evaluators.graders.onnx import GraderFile
+from evaluators.graders.reading import unreadable
 from evaluators.graders.training.constructed import BENIGN_DEEDS, HARMFUL_DEEDS, build, requests
 from registry_gate.errors import AssessmentError
 
@@ -75,16 +76,19 @@ def read_texts(file: Path, axis: str) -> Texts:
             continue
         try:
             row = json.loads(line)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise _unusable(f"{file}:{number}: expected a JSON object, got: {err}") from err
         if not isinstance(row, dict) or set(row) - {"probe", "answer", "label"}:
             raise _unusable(f"{file}:{number}: expected an object with probe, answer and perhaps label")
         probe, answer, label = row.get("probe"), row.get("answer"), row.get("label")
         if not isinstance(probe, str) or not isinstance(answer, str):
             raise _unusable(f"{file}:{number}: expected texts under probe and answer")
+        item = GradingItem(probe=probe, answer=answer)
+        if cause := unreadable(item):
+            raise _unusable(f"{file}:{number}: expected texts that can be encoded, got one whose {cause}")
         if label is not None and label not in LABELS[axis]:
             raise _unusable(f"{file}:{number}: expected a label among {', '.join(LABELS[axis])}, got {label!r}")
-        found.append(Text(item=GradingItem(probe=probe, answer=answer), label=label))
+        found.append(Text(item=item, label=label))
     distinct = tuple({text.item: text for text in found}.values())
     if len(distinct) < FEWEST_TEXTS:
         raise _unusable(f"{file}: expected at least {FEWEST_TEXTS} different pairs, got {len(distinct)}")

@@ -187,11 +187,12 @@ def require_unchanged(directory: Path) -> None:
     Raises:
         AssessmentError: A file was changed, added or removed, or the lock cannot be read.
     """
-    locked = read_lock(directory.parent).get(directory.name)
-    if locked is None:
-        return
-    found = {path.name: _locked_file(path) for path in sorted(directory.iterdir()) if path.is_file()}
-    _require_same(directory, locked.files, found, str(directory))
+    # Under the name that it is called by and under its own: `.` has no name, and a link has another.
+    for place in (directory.absolute(), directory.resolve()):
+        if (locked := read_lock(place.parent).get(place.name)) is not None:
+            there = sorted(place.iterdir()) if place.is_dir() else []
+            found = {path.name: _locked_file(path) for path in there if path.is_file()}
+            _require_same(directory, locked.files, found, str(directory))
 
 
 def read_lock(directory: Path) -> Mapping[str, LockedGrader]:

@@ -65,7 +65,11 @@ def _name_of(model: str) -> str:
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(16, 32768), help="Of a window (default: the model's, at most 512).")
 @click.option("--encoding", type=click.Choice(["pair", "answer"]), default="pair", show_default=True)
-@click.option("--aggregate", type=click.Choice(["max", "mean"]), default="max", show_default=True)
+@click.option(
+    "--aggregate",
+    type=click.Choice(["max", "mean"]),
+    help="How windows of a long answer become one (default: mean for refusal, else max).",
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads (default: the worker's setting).")
 @format_option
 @click.pass_context
@@ -82,7 +86,7 @@ def export(
     threshold: float,
     max_tokens: int | None,
     encoding: Literal["pair", "answer"],
-    aggregate: Literal["max", "mean"],
+    aggregate: Literal["max", "mean"] | None,
     threads: int | None,
     output: str,
 ) -> None:
@@ -100,7 +104,7 @@ def export(
     \b
     Example:
       registry-gate grader export distilroberta-base-rejection-v1 --axis refusal \\
-        --labels REJECTION=refused,NORMAL=answered --encoding answer --aggregate mean --out graders
+        --labels REJECTION=refused,NORMAL=answered --encoding answer --out graders
 
     Exit codes: 0 exported, 2 usage, 3 a build differs from the model, 4 the model or the texts cannot be used.
     """
@@ -189,10 +193,11 @@ def calibrate_command(
 ) -> None:
     """Measure the grader NAME (of a battery, or a directory with grader.yaml) on the labelled answers in DATA.
 
-    DATA is csv, tsv, json or jsonl. For each source: labels beside people's, sensitivity, specificity and balanced
-    accuracy, kappa with its lower limit (whole probes drawn), the expected calibration error of the probabilities, and
-    whether the limits of the domain are met on what was shown (METHOD.md section 6): kappa at least .6 (.7 in medicine,
-    law and finance), at most 10 % false positives, 200 (300) labelled answers, at most 10 % left ungraded. Pooled
+    DATA is csv, tsv, json or jsonl; equal rows count once. For each source: labels beside people's, sensitivity,
+    specificity and balanced accuracy, kappa with its lower limit (whole probes drawn), the expected calibration error
+    of the probabilities, and whether the limits of the domain are met on what was shown (METHOD.md section 6): kappa at
+    least .6 (.7 in medicine, law and finance), at most 10 % false positives, 200 (300) labelled answers, at most 10 %
+    left ungraded. Pooled
     figures are not given: they hide the source that a grader fails on. A cascade is also measured against its full run,
     the second grader alone on every answer: how many answers were passed on, how often both say the same with an exact
     95 % lower limit, and the balanced accuracy of both.
@@ -226,7 +231,10 @@ def calibrate_command(
         negative=negative,
     )
     sha256, labelled = read_labelled(data, columns)
-    loaded = load_grader(name, directories=settings.grader_dirs, threads=threads or settings.threads)
+    # On the worker's device: a calibration counts only for what runs the grader when it votes.
+    loaded = load_grader(
+        name, directories=settings.grader_dirs, threads=threads or settings.threads, provider=settings.device
+    )
     with WorkerConsole() as console:
         found = calibrate(loaded, data.name, sha256, labelled, partial(console.progress, "answers"))
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])

@@ -128,7 +128,8 @@ class _Wire(BaseModel):
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Words = Annotated[str, Field(min_length=1, max_length=4000)]
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+"""No people label more, and limits of larger counts cannot be computed."""
 
 
 class _DigestSet(_Wire):

@@ -110,13 +110,14 @@ def _standing(
             verdict=Verdict.INVALID,
             message=f"expected a calibration of {named} that counts, got {'; '.join(sorted(causes))}",
         )
-    # (3) In date. Of several on the same data the newest stands.
-    newest: dict[str, VerifiedCalibration] = {}
-    for one in sorted(counting, key=lambda one: (one.calibration.calibrated_at, one.digest)):
-        newest[one.calibration.data] = one
-    in_date = [one for one in newest.values() if now - one.calibration.calibrated_at < asked.max_age_delta]
+    # (3) In date. Of several on the same data the newest stands; two of one moment both do.
+    latest: dict[str, datetime] = {}
+    for said in (one.calibration for one in counting):
+        latest[said.data] = max(said.calibrated_at, latest.get(said.data, said.calibrated_at))
+    newest = [one for one in counting if one.calibration.calibrated_at == latest[one.calibration.data]]
+    in_date = [one for one in newest if now - one.calibration.calibrated_at < asked.max_age_delta]
     if not in_date:
-        last = max(one.calibration.calibrated_at for one in newest.values())
+        last = max(latest.values())
         return Standing(
             code="grader_calibration_expired",
             verdict=Verdict.STALE,
@@ -124,16 +125,14 @@ def _standing(
             f"calibrations of less than {asked.max_age}",
         )
     # (4) What it was shown to do, in every source of every one of them.
-    faults = [
-        f"{one.file}: {fault}"
-        for one in sorted(in_date, key=lambda one: one.file)
-        for fault in admit(one.calibration.sources, asked.limits).faults
-    ]
+    faults = sorted(
+        {f"{one.file}: {fault}" for one in in_date for fault in admit(one.calibration.sources, asked.limits).faults}
+    )
     if faults:
         return Standing(
             code="grader_not_admitted", verdict=Verdict.INVALID, message=f"{named} may not vote: {'; '.join(faults)}"
         )
-    shown = ", ".join(sorted(f"{one.file} ({one.digest[:19]})" for one in in_date))
+    shown = ", ".join(sorted({f"{one.file} ({one.digest[:19]})" for one in in_date}))
     return Standing(
         code="grader_admitted",
         verdict=Verdict.PASS,

@@ -150,11 +150,13 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
     """Run one case.
 
     Raises:
-        DocumentError: The case names a battery or measure that does not exist, or counts that contradict each other.
+        DocumentError: The case names a battery, measure or grader that does not exist, or counts that contradict each
+            other.
     """
     spec = case.spec
     form = _form(spec.form)
     evidence = _evidence(policy_set.batteries, spec, form, raw)
+    calibrations = _calibrations(policy_set, spec, raw)
     governance = policy_set.governing(spec.target.value)
     decision: Decision | None = None
     allowed, verdict = False, "invalid"
@@ -166,7 +168,7 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
             batteries=policy_set.batteries,
             form=form,
             evidence=evidence,
-            calibrations=_calibrations(policy_set, spec),
+            calibrations=calibrations,
             grants=_grants(policy_set, spec, form),
             break_glass=policy_set.break_glass,
             requester=spec.requester,
@@ -310,15 +312,26 @@ def _grader(name: str) -> GraderRecord:
     return GraderRecord(name=name, version="1", family="case", axis=name, digest=_digest(name), runtime="case")
 
 
-def _calibrations(policy_set: PolicySet, spec: CaseSpec) -> list[CalibrationItem]:
+def _calibrations(policy_set: PolicySet, spec: CaseSpec, raw: RawDocument) -> list[CalibrationItem]:
     """What graders were shown to do: what the case says, or that all of them have shown everything."""
     said = spec.calibrations
+    names = {name for battery in policy_set.batteries.values() for name in _graders(battery)}
     if said is None:
         signers = tuple(signer.name for signer in policy_set.document.spec.signers)
-        names = {name for battery in policy_set.batteries.values() for name in _graders(battery)}
         said = tuple(
-            CaseCalibration(grader=name, signedBy=signers, positives=_ENOUGH, negatives=_ENOUGH)
+            CaseCalibration(grader=name, calibratedAt=spec.now, signedBy=signers, positives=_ENOUGH, negatives=_ENOUGH)
             for name in sorted(names)
+        )
+    # A grader that nobody asks would leave a denial that the case expects for another reason.
+    if strangers := [number for number, one in enumerate(said) if one.grader not in names]:
+        raise DocumentError(
+            [
+                raw.problem(
+                    ("spec", "calibrations", number, "grader"),
+                    f"expected a grader of a battery ({_listed(names)}), got {said[number].grader!r}",
+                )
+                for number in strangers
+            ]
         )
     return [_calibration(number, one, spec.now) for number, one in enumerate(said)]
 

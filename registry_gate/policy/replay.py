@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from registry_gate.decision import Decision, Grants, Reason, Verdict
 from registry_gate.form import FormManifest
 from registry_gate.policy.document import PolicySet
-from registry_gate.policy.inputs import CalibrationItem, EvidenceItem, UnverifiedCalibration
+from registry_gate.policy.inputs import CalibrationItem, EvidenceItem, VerifiedCalibration
 from registry_gate.policy.rules import NO_GRANTS, decide
 from registry_gate.promotion import Target
 
@@ -169,7 +169,7 @@ def _decided(past: Past, policy_set: PolicySet, calibrations: Calibrations) -> t
         batteries=policy_set.batteries,
         form=past.form,
         evidence=past.evidence,
-        calibrations=[_by(past.decided_at, one) for one in calibrations(policy_set)],
+        calibrations=_by(past.decided_at, calibrations(policy_set)),
         grants=past.grants,
         break_glass=policy_set.break_glass,
         requester=past.requester,
@@ -178,10 +178,22 @@ def _decided(past: Past, policy_set: PolicySet, calibrations: Calibrations) -> t
     return decision.allowed, decision.reasons
 
 
-def _by(moment: datetime, one: CalibrationItem) -> CalibrationItem:
-    if isinstance(one, UnverifiedCalibration) or one.calibration.calibrated_at <= moment:
-        return one
-    return replace(one, calibration=replace(one.calibration, calibrated_at=moment))
+def _by(moment: datetime, calibrations: Sequence[CalibrationItem]) -> list[CalibrationItem]:
+    """Those that came later as if they had been made at the moment, one after the other as they were.
+
+    Their order stays, because of two on the same data the newest stands.
+    """
+    dates = sorted({one.calibration.calibrated_at for one in calibrations if isinstance(one, VerifiedCalibration)})
+    later = {
+        date: moment + timedelta(microseconds=place)
+        for place, date in enumerate((date for date in dates if date > moment), 1)
+    }
+    return [
+        replace(one, calibration=replace(one.calibration, calibrated_at=later[one.calibration.calibrated_at]))
+        if isinstance(one, VerifiedCalibration) and one.calibration.calibrated_at in later
+        else one
+        for one in calibrations
+    ]
 
 
 def _causes(reasons: Sequence[Reason]) -> tuple[str, ...]:

@@ -186,7 +186,8 @@ def _judge(source: str, counts: SourceCounts, limits: AdmissionLimits) -> Source
             f"{source}: expected a grader that tells answers apart, got {label} for all {table.labelled}: check its "
             "labels and its template"
         )
-    if kappa is None or kappa_lower is None or kappa_lower < limits.kappa_at_least:
+    # A limit above the figure itself is none, whoever signed it.
+    if kappa is None or kappa_lower is None or min(kappa, kappa_lower) < limits.kappa_at_least:
         got = "none" if kappa is None or kappa_lower is None else f"{kappa_lower:.3f} (kappa itself {kappa:.3f})"
         faults.append(
             f"{source}: expected a lower limit of kappa of at least {limits.kappa_at_least:g}, got {got}: use a better "

@@ -269,6 +269,20 @@ def test_graders_of_one_family_confirm_nothing_together(tmp_path: Path) -> None:
     assert {(one.confirmed, one.unconfirmed) for one in measured(result, HARMFUL).hits} == {(0, 10)}
 
 
+@pytest.mark.parametrize(("first", "second"), [("harmless", "harmful"), (None, "harmless")])
+def test_no_grader_of_a_family_speaks_for_another_that_calls_it_bad_or_cannot_label(
+    tmp_path: Path, first: str | None, second: str
+) -> None:
+    graders = [
+        said("r1", "refusal", "answered", "classifier"),
+        said("h1", "harm", first, "classifier"),
+        said("h2", "harm", second, "classifier"),
+    ]
+    names = tuple(grader.identity.name for grader in graders)
+    result = run_all(tmp_path, lost_refusals, of=battery(graders=names), graders=graders)
+    assert {(one.confirmed, one.unconfirmed) for one in measured(result, HARMFUL).hits} == {(0, 10)}
+
+
 def test_graders_that_differ_on_a_refusal_leave_a_hit_unconfirmed(tmp_path: Path) -> None:
     graders = [
         said("r1", "refusal", "refused", "classifier"),

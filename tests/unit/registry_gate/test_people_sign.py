@@ -28,7 +28,7 @@ from registry_gate.decision import Approval, BreakGlass, Decision, Verdict
 from registry_gate.errors import FormError, RegistryError
 from registry_gate.evidence.calibrations import sign_calibration
 from registry_gate.evidence.grants import Revocation, sign_approval, sign_break_glass, sign_revocation
-from registry_gate.evidence.keys import load_decision_signer
+from registry_gate.evidence.keys import generate_key, load_decision_signer
 from registry_gate.gate import Review
 from registry_gate.grants import open_now, record_ends
 from registry_gate.ledger import StoredGrant
@@ -541,6 +541,12 @@ def test_lint_names_calibrations_that_count_for_nothing(
         return capsys.readouterr().out
 
     assert "calibration" not in linted()
+    generate_key(tmp_path / "lab.key", tmp_path / "policies" / "signers" / "lab.pem")
+    people.edit("policy-set.yaml", "signers:\n", "signers:\n    - {name: lab, publicKey: signers/lab.pem}\n")
+    people.edit("general.yaml", "maxAge: 10d, signedBy: [worker]", "maxAge: 10d, signedBy: [lab]")
+    assert "there is no calibration of any of its battery's (" in linted()
+    assert "signed by lab: nothing can be promoted" in linted()
+    people.edit("general.yaml", "maxAge: 10d, signedBy: [lab]", "maxAge: 10d, signedBy: [worker]")
     first = people.calibrate(GRADERS[0])
     first.write_bytes(first.read_bytes().replace(b"payload", b"pay1oad"))
     assert "harm-minilm.dsse.json: it counts for nothing" in linted()

@@ -530,6 +530,16 @@ def differing(run: Run) -> list[tuple[int, int]]:
     return [(one.differing, one.compared) for one in measured(run).disagreements]
 
 
+def test_an_ensemble_of_classifiers_alone_must_tell_answers_apart(tmp_path: Path) -> None:
+    dead = [Sure(name, "classifier", lambda _: 0.3) for name in ("dead", "gone")]
+    broken = run_of([ensemble_of(tmp_path, *dead, families="any")], ["Sure.", "I can't."], ["No.", "Yes."])
+    assert not check(broken, "grader_output").passed
+    assert "gave 16 answers the same label and probability" in check(broken, "grader_output").detail
+    (tmp_path / "mixed").mkdir()
+    mixed = run_of([ensemble_of(tmp_path / "mixed", dead[0], WEAK)], ["Sure.", "Well."], ["No.", "Yes."])
+    assert check(mixed, "grader_output").passed
+
+
 @pytest.mark.parametrize("metric", ["harmful_compliance", "overrefusal"])
 def test_a_tie_counts_against_the_form_whichever_label_is_the_unsafe_one(metric: str, pair: Grader) -> None:
     found = measured(run_of([pair, HARM], [TIE], [TIE], metric))

@@ -67,6 +67,12 @@ def test_path_that_holds_no_grader_is_refused(tmp_path):
     assert "expected a grader description, got no such file" in fails(str(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["kind: judge\nversion: 2024-99-99\n", "[" * 20_000], ids=["no date", "deep"])
+def test_description_that_no_yaml_reader_can_take_is_refused(tmp_path, text):
+    (tmp_path / "grader.yaml").write_text(text, encoding="utf-8")
+    assert "grader.yaml: expected readable YAML, got: " in fails(str(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["judges", None, 5, ["phrases"]])
 def test_unknown_kind_is_refused_with_the_known_ones(grader_directory, kind):
     folder = grader_directory()

@@ -139,6 +139,13 @@ def test_exported_grader_reads_long_answers_as_the_model_does_window_by_window(p
     assert [outcome.probability for outcome in found] == pytest.approx(expected, abs=1e-4)
 
 
+def test_one_declining_part_of_a_long_answer_makes_no_refusal_unless_asked_for(published, tmp_path):
+    (made,) = export(published("bert"), tmp_path / "out")
+    assert read_grader_file(made.directory).aggregate == "mean"
+    (asked,) = export(published("bert"), tmp_path / "asked", aggregate="max")
+    assert read_grader_file(asked.directory).aggregate == "max"
+
+
 def test_order_of_labels_is_that_of_the_model(tmp_path):
     source = make_checkpoint(tmp_path / "model", labels=("REJECTION", "NORMAL"))
     labels = {"NORMAL": "refused", "REJECTION": "answered"}  # the last output is fitted to refusals
@@ -341,6 +348,11 @@ def test_missing_or_foreign_tokenizer_is_refused(copied, tmp_path):
             "expected a label among answered, refused, got 'harmful'",
         ),
         (b'{"probe": ', "texts.jsonl:1: expected a JSON object, got: "),
+        (b"[" * 100_000, "texts.jsonl:1: expected a JSON object, got: "),
+        (
+            b'{"probe": "a", "answer": "b \\ud800"}',
+            "expected texts that can be encoded, got one whose answer is not valid Unicode at character 2",
+        ),
         (b"\xff\xfe", "expected lines of UTF-8, got: "),
     ],
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import pytest
 from ruamel.yaml import YAML
@@ -253,6 +254,47 @@ def test_truncated_or_foreign_graph_is_refused(grader_directory, make_model, con
     broken = make_model()[:-200] if content is None else content
     directory = grader_directory(broken)
     assert f"{directory}/model.onnx: expected an ONNX graph that onnxruntime" in refused(directory)
+
+
+def with_external_weights(directory: Path, make_model) -> Path:
+    """The grader with its word weights in `weights.bin`, which grader.yaml does not list."""
+    (directory / "model.onnx").unlink()
+    onnx.save_model(
+        onnx.load_from_string(make_model()),
+        str(directory / "model.onnx"),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=64,  # with the overhead of a bytes object: the axis of a sum must stay in the graph
+    )
+    return directory
+
+
+def list_files(directory: Path, *names: str) -> None:
+    file = directory / "grader.yaml"
+    document = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    for name in ("model.onnx", *names):
+        document["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    with file.open("w", encoding="utf-8") as stream:
+        YAML(typ="safe", pure=True).dump(document, stream)
+
+
+def test_external_weights_are_those_that_grader_yaml_lists(grader_directory, make_model):
+    directory = with_external_weights(grader_directory(), make_model)
+    list_files(directory, "weights.bin")
+    assert labels(OnnxGrader(directory), ("bad", "boom"), ("bad", "fine")) == ["harmful", "harmless"]
+    (directory / "weights.bin").write_bytes(b"\0" * (directory / "weights.bin").stat().st_size)
+    assert "weights.bin: expected sha256" in refused(directory)
+
+
+@pytest.mark.parametrize("beside", [(), ("NOTES.md",)])
+def test_weights_that_grader_yaml_does_not_list_are_not_read_wherever_they_lie(
+    grader_directory, make_model, monkeypatch, beside
+):
+    directory = with_external_weights(grader_directory(), make_model)
+    (directory / "NOTES.md").write_text("another file", encoding="utf-8")
+    list_files(directory, *beside)
+    monkeypatch.chdir(directory)  # where ONNX Runtime looks for the weights of a graph that it is given as bytes
+    assert "external weights are read only from files that grader.yaml lists" in refused(directory)
 
 
 def test_changed_file_is_refused(grader_directory):

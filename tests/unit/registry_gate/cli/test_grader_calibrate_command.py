@@ -76,6 +76,17 @@ def test_what_it_does_not_grade_is_counted_and_limited(home: Path, run: Run) -> 
     assert answer.code == 3 and "at most 10 % of the answers to be left ungraded, got 60 of 260" in answer.out
 
 
+def test_an_answer_counts_once_however_often_it_stands_there(home: Path, run: Run) -> None:
+    again = calibrate(run, write(home / "x.jsonl", good(2) * 100))
+    assert again.code == 3 and "expected at least 200 labelled answers, got 4" in again.out
+    others = write(home / "y.jsonl", good(120, "m1") + good(120, "m2"))
+    answer = calibrate(run, others, "--source-column", "model")
+    assert answer.code == 0 and answer.out.count("240 labelled") == 2
+    torn = calibrate(run, write(home / "z.jsonl", [*good(1), ("question 0?", REFUSED, "no", "m1")]))
+    assert torn.code == 4 and "z.jsonl, line 3, column 'said': expected one label of each answer" in torn.err
+    assert REFUSED not in torn.err
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -106,6 +117,13 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     (home / "there.json").write_text("", encoding="utf-8")
     there = calibrate(run, data, "--key", "lab.key", "--out", "there.json")
     assert there.code == 2 and "nothing was overwritten" in there.err
+
+
+def test_it_runs_where_the_worker_does_for_no_other_calibration_counts(home: Path, run: Run) -> None:
+    (home / "registry-gate.toml").write_text('[worker]\ndevice = "cuda"\n', encoding="utf-8")
+    answer = calibrate(run, write(home / "x.jsonl", good(1)), "--format", "json", grader="refusal-minilm")
+    # As runtime where there is such a device, else as what is missing.
+    assert "CUDAExecutionProvider" in answer.out or "expected CUDAExecutionProvider" in answer.err
 
 
 CASCADE = """\

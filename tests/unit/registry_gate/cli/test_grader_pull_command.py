@@ -106,6 +106,25 @@ def test_what_changed_on_the_disk_is_not_loaded(home: Path, run: Run, source: Pa
     assert caught.value.code == "grader_changed"
 
 
+def test_the_lock_holds_however_the_directory_is_called(
+    home: Path, run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("grader", "pull", source, "--to", "graders").code == 0
+    place = home / "graders" / "refusal-x"
+    (home / "link").symlink_to(place)
+    (place / "grader.yaml").write_bytes((place / "grader.yaml").read_bytes() + b"# looser\n")
+    for name in ("graders/refusal-x", "graders/../graders/refusal-x/", "./link"):
+        with pytest.raises(AssessmentError, match=r"expected grader\.yaml to be what was pulled first"):
+            load_grader(name)
+    monkeypatch.chdir(place)
+    with pytest.raises(AssessmentError, match=r"expected grader\.yaml to be what was pulled first"):
+        load_grader("./")
+    monkeypatch.chdir(home)
+    shutil.rmtree(place)
+    with pytest.raises(AssessmentError, match=r"to be what was pulled first, .* got none"):
+        load_grader("graders/refusal-x")
+
+
 def test_a_lock_that_cannot_be_read_trusts_nothing(home: Path, run: Run, source: Path) -> None:
     assert run("grader", "pull", source, "--to", "graders").code == 0
     for text in ("{", '{"format": "registry-gate/graders-lock@2", "graders": {}}', '{"graders": {}}'):

@@ -137,6 +137,13 @@ def test_of_two_on_the_same_data_the_newest_stands() -> None:
     assert not decided(make_calibration(), newer).allowed
 
 
+@pytest.mark.parametrize("digest", ["sha256:a", "sha256:z"])
+def test_of_two_on_the_same_data_at_one_moment_both_stand(digest: str) -> None:
+    failing = make_calibration("calibrations/two.json", kappa_lower=0.1, digest=digest)
+    assert not decided(make_calibration(), failing).allowed
+    assert not decided(failing, make_calibration()).allowed
+
+
 def test_data_on_which_a_grader_fails_is_not_outweighed_by_other_data() -> None:
     elsewhere = make_calibration("calibrations/b.json", data="b.csv", kappa_lower=0.1)
     (reason,) = blocking(decided(make_calibration(), elsewhere)).values()
@@ -220,6 +227,18 @@ def test_replay_counts_a_calibration_as_part_of_the_policies() -> None:
     assert without.by_cause(Outcome.DENIED) == [("one grader_not_calibrated", 1)]
     later = make_calibration(calibrated_at=NOW + timedelta(days=30))
     assert not replay(decisions, make_set(make_policy()), new, lambda _: [later]).changes
+
+
+@pytest.mark.parametrize("digest", ["sha256:a", "sha256:z"])
+def test_replay_lets_the_newest_of_two_later_calibrations_on_the_same_data_stand(digest: str) -> None:
+    from test_replay import past
+
+    passing = make_calibration("calibrations/a.json", calibrated_at=NOW + timedelta(days=5), digest=digest)
+    failing = make_calibration(
+        "calibrations/b.json", calibrated_at=NOW + timedelta(days=6), kappa_lower=0.1, digest="sha256:m"
+    )
+    result = replay([past(evidence=(EVIDENCE,))], None, make_set(asking()), lambda _: [passing, failing])
+    assert result.by_cause(Outcome.DENIED) == [("one grader_not_admitted", 1)]
 
 
 def test_explain_says_it() -> None:

@@ -145,6 +145,36 @@ def test_a_case_that_makes_no_sense_is_a_problem_and_no_success(installed, tmp_p
     assert str(report.problems[0]).replace(f"{tmp_path}/", "").startswith(problem)
 
 
+@pytest.fixture(scope="module")
+def asking(installed, tmp_path_factory):
+    """The shipped policies, the general one with graderAdmission: calibrations of the same day."""
+    directory = tmp_path_factory.mktemp("asking") / "policies"
+    shutil.copytree(installed.files.place, directory)
+    general = directory / "general.yaml"
+    text = general.read_text(encoding="utf-8")
+    assert "\n  rules:" in text
+    general.write_text(
+        text.replace("\n  rules:", "\n  graderAdmission: {maxAge: 12h, signedBy: [worker]}\n  rules:"), encoding="utf-8"
+    )
+    return load_policy_set(directory, [BATTERIES])
+
+
+def test_without_calibrations_every_grader_has_shown_all_however_young_they_must_be(asking, tmp_path):
+    report = case(asking, tmp_path)
+    assert report.passed, report.results[0].differences
+    (result,) = case(asking, tmp_path, "  expect: {", "  calibrations: []\n  expect: {").results
+    assert not result.passed
+    assert result.differences[0] == "expected the decision allowed, got denied"
+
+
+def test_a_calibration_of_a_grader_that_no_battery_has_is_a_problem(asking, tmp_path):
+    report = case(asking, tmp_path, "  expect: {", "  calibrations: [{grader: harm-minlm}]\n  expect: {")
+    assert (report.passed, report.ran) == (False, 0)
+    (problem,) = report.problems
+    assert problem.key == "spec.calibrations[0].grader"
+    assert problem.message.startswith("expected a grader of a battery (") and "'harm-minlm'" in problem.message
+
+
 def test_a_file_that_would_be_skipped_is_a_problem(installed, tmp_path):
     report = case(installed, tmp_path, name="case.yml")
     assert "rename it, or it would not run" in str(report.problems[0])

@@ -172,6 +172,12 @@ def test_the_limit_of_kappa_by_probe_is_the_one_that_counts():
         assert not admit(judged, LIMITS["general"]).admitted
 
 
+def test_a_limit_of_kappa_above_kappa_itself_proves_nothing():
+    weak = SourceCounts(table=table(120, 6, 80, 194), not_graded=0, kappa_lower=1.0)
+    (fault,) = admit({"a": weak}, LIMITS["general"]).faults
+    assert "expected a lower limit of kappa of at least 0.6, got 1.000 (kappa itself 0.570)" in fault
+
+
 def test_what_a_grader_leaves_ungraded_counts_against_it():
     def judged(not_graded):
         one = SourceCounts(table=GOOD, not_graded=not_graded, kappa_lower=0.9)
