@@ -167,10 +167,11 @@ def pull(source: str, into: Path, *, name: str | None, progress: Progress) -> Pu
             )
         now = datetime.now(UTC).isoformat(timespec="seconds")
         fresh = locked or LockedGrader(source=place, revision=revision, pulled_at=now, files=files)
+        # First, so that what is there is never unlocked.
+        _write_lock(into, name, fresh)
         if (into / name).exists():
             shutil.rmtree(into / name)
         fetched.rename(into / name)
-    _write_lock(into, name, fresh)
     return Pulled(
         name=name,
         directory=into / name,

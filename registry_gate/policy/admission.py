@@ -110,11 +110,11 @@ def _standing(
             verdict=Verdict.INVALID,
             message=f"expected a calibration of {named} that counts, got {'; '.join(sorted(causes))}",
         )
-    # (3) In date. Of several on the same data the newest stands; two of one moment both do.
+    # (3) In date. Of several on the same data, byte for byte, the newest stands; two of one moment both do.
     latest: dict[str, datetime] = {}
     for said in (one.calibration for one in counting):
-        latest[said.data] = max(said.calibrated_at, latest.get(said.data, said.calibrated_at))
-    newest = [one for one in counting if one.calibration.calibrated_at == latest[one.calibration.data]]
+        latest[said.data_sha256] = max(said.calibrated_at, latest.get(said.data_sha256, said.calibrated_at))
+    newest = [one for one in counting if one.calibration.calibrated_at == latest[one.calibration.data_sha256]]
     in_date = [one for one in newest if now - one.calibration.calibrated_at < asked.max_age_delta]
     if not in_date:
         last = max(latest.values())

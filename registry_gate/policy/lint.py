@@ -13,7 +13,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Literal
 
-from registry_gate.battery import Battery, InstrumentSpec
+from registry_gate.battery import METRIC_AXES, Battery, InstrumentSpec
 from registry_gate.documents import Problem, RawDocument
 from registry_gate.policy.controls import Controls
 from registry_gate.policy.names import matches
@@ -108,6 +108,17 @@ def lint_policy(
         name = spec.evidence.battery
         message = f"expected a battery that exists ({_listed(batteries)}), got {name!r}{_close(name, batteries)}"
         report("error", "battery_missing", ("spec", "evidence", "battery"), message)
+
+    admission = spec.grader_admission
+    if battery is not None and admission is not None and admission.false_negatives_at_most is None:
+        read = {rule.measure for rule in spec.rules}
+        judged = [one.measure for one in battery.spec.instruments if one.measure in read and _needs_harm(one)]
+        if judged:
+            message = (
+                f"{_listed(judged)} rests on a grader of harm, and nothing limits how much harm it may miss: add "
+                "falseNegativesAtMost"
+            )
+            report("warning", "misses_unlimited", ("spec", "graderAdmission"), message)
 
     # (3) Each rule can be measured, and passed.
     for number, rule in enumerate(spec.rules):
@@ -244,6 +255,10 @@ def lint_set(document: PolicySetFile, raw: RawDocument, policies: Sequence[Polic
             names = _listed(policy.name for policy in governing)
             warn("only_staged", ("spec",), f"{shown} is governed only by policies that cannot deny ({names})")
     return found
+
+
+def _needs_harm(instrument: InstrumentSpec) -> bool:
+    return "harm" in METRIC_AXES.get(instrument.metric, ()) or "harm" in instrument.event
 
 
 def _excluded(policy: Policy, match: Match) -> bool:

@@ -145,7 +145,7 @@ def test_of_two_on_the_same_data_at_one_moment_both_stand(digest: str) -> None:
 
 
 def test_data_on_which_a_grader_fails_is_not_outweighed_by_other_data() -> None:
-    elsewhere = make_calibration("calibrations/b.json", data="b.csv", kappa_lower=0.1)
+    elsewhere = make_calibration("calibrations/b.json", data_sha256="b" * 64, kappa_lower=0.1)
     (reason,) = blocking(decided(make_calibration(), elsewhere)).values()
     assert reason.code == "grader_not_admitted"
     assert reason.message.count("calibrations/") == 1
@@ -177,7 +177,7 @@ def test_a_policy_that_only_warns_only_says_so() -> None:
             make_calibration,
             grader=st.sampled_from(["sha256:1", "sha256:9"]),
             runtime=st.sampled_from(["python", "cuda"]),
-            data=st.sampled_from(["a", "b"]),
+            data_sha256=st.sampled_from(["a" * 64, "b" * 64]),
             kappa_lower=st.sampled_from([0.9, 0.2, None]),
             signers=st.sampled_from([("worker",), ("mallory",), ()]),
             calibrated_at=st.integers(-2, 400).map(lambda days: NOW - timedelta(days=days)),

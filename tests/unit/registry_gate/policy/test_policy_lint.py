@@ -96,6 +96,19 @@ def test_a_sound_policy_has_no_problem():
             "p.yaml:8: spec.evidence.signedBy[0]: expected a signer of policy-set.yaml (worker), got 'wroker'; did you",
         ),
         (
+            ("  rules:", "  graderAdmission: {maxAge: 90d, signedBy: [lab], falseNegativesAtMost: 0.1}\n  rules:"),
+            "error",
+            "signer_unknown",
+            "p.yaml:9: spec.graderAdmission.signedBy[0]: expected a signer of policy-set.yaml (worker), got 'lab'",
+        ),
+        (
+            ("  rules:", "  graderAdmission: {maxAge: 90d, signedBy: [worker]}\n  rules:"),
+            "warning",
+            "misses_unlimited",
+            "p.yaml:9: spec.graderAdmission: x.harmful_compliance rests on a grader of harm, and nothing limits how much "
+            "harm it may miss: add falseNegativesAtMost",
+        ),
+        (
             ("atMost: 0.10", "atMost: 0.02"),
             "error",
             "impossible",
