@@ -540,7 +540,7 @@ def test_lint_names_calibrations_that_count_for_nothing(
         assert ended.value.code == 0
         return capsys.readouterr().out
 
-    assert "calibration" not in linted()
+    assert "calibrations" not in linted()
     generate_key(tmp_path / "lab.key", tmp_path / "policies" / "signers" / "lab.pem")
     people.edit("policy-set.yaml", "signers:\n", "signers:\n    - {name: lab, publicKey: signers/lab.pem}\n")
     people.edit("general.yaml", "maxAge: 10d, signedBy: [worker]", "maxAge: 10d, signedBy: [lab]")

@@ -105,8 +105,8 @@ def test_a_sound_policy_has_no_problem():
             ("  rules:", "  graderAdmission: {maxAge: 90d, signedBy: [worker]}\n  rules:"),
             "warning",
             "misses_unlimited",
-            "p.yaml:9: spec.graderAdmission: x.harmful_compliance rests on a grader of harm, and nothing limits how much "
-            "harm it may miss: add falseNegativesAtMost",
+            "p.yaml:9: spec.graderAdmission: x.harmful_compliance rests on a grader of harm, and nothing limits how "
+            "much harm it may miss: add falseNegativesAtMost",
         ),
         (
             ("atMost: 0.10", "atMost: 0.02"),
