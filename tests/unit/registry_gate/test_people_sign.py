@@ -544,9 +544,16 @@ def test_lint_names_calibrations_that_count_for_nothing(
     first = people.calibrate(GRADERS[0])
     first.write_bytes(first.read_bytes().replace(b"payload", b"pay1oad"))
     assert "harm-minilm.dsse.json: it counts for nothing" in linted()
+    said = "policy general counts only calibrated graders, and there is no calibration of"
+    # Each grader that is sure to vote needs one: that of another does not mend it.
+    assert f"{said} the one for harm (refusal-rules or harm-minilm) signed by worker: nothing" in linted()
     for path in first.parent.iterdir():
         path.unlink()
-    assert "policy general counts only calibrated graders, and there is no calibration of any" in linted()
+    assert f"{said} refusal-minilm signed by worker: nothing can be promoted" in linted()
+    # Nor does one that somebody signed who may not.
+    people.calibrate(GRADERS[0])
+    people.calibrate(GRADERS[1], "keys/gate.key")
+    assert f"{said} refusal-minilm signed by worker: nothing can be promoted" in linted()
 
 
 @pytest.mark.parametrize("name", ["calibrations/notes.txt", "calibrations/deep/one.json"])
