@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from registry_gate.errors import ConfigError, EvidenceError
 from registry_gate.evidence.calibrations import verify_calibration
-from registry_gate.policy.admission import voter_names
+from registry_gate.policy.admission import missing_calibrations
 from registry_gate.policy.document import PolicySet
 from registry_gate.policy.inputs import CalibrationItem, UnverifiedCalibration, VerifiedCalibration
 from registry_gate.policy.lint import LintProblem
@@ -43,17 +43,20 @@ def lint_calibrations(policy_set: PolicySet) -> list[LintProblem]:
         for one in found
         if isinstance(one, UnverifiedCalibration)
     ]
-    verified = [one for one in found if isinstance(one, VerifiedCalibration)]
     for policy in policy_set.policies.values():
         asked = policy.spec.grader_admission
         if asked is None:
             continue
-        names = {one.calibration.name for one in verified if set(one.signers) & set(asked.signed_by)}
-        voters = voter_names(policy, policy_set.batteries[policy.spec.evidence.battery])
-        if voters and not names & set(voters):
+        axes = {
+            one.calibration.name: one.calibration.axis
+            for one in found
+            if isinstance(one, VerifiedCalibration) and set(one.signers) & set(asked.signed_by)
+        }
+        missing = missing_calibrations(policy, policy_set.batteries[policy.spec.evidence.battery], axes)
+        if missing:
             message = (
-                f"policy {policy.name} counts only calibrated graders, and there is no calibration of any of its "
-                f"battery's ({', '.join(voters)}) signed by {' or '.join(sorted(asked.signed_by))}: nothing can be "
+                f"policy {policy.name} counts only calibrated graders, and there is no calibration of "
+                f"{' and none of '.join(missing)} signed by {' or '.join(sorted(asked.signed_by))}: nothing can be "
                 "promoted"
             )
             problems.append(_problem(policy_set, "calibrations", "not_calibrated", message))

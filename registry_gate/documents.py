@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     CollectionEndEvent,
@@ -174,7 +175,8 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
         raise refuse(
-            data[: err.start].count(b"\n") + 1, f"expected UTF-8 text, got byte 0x{data[err.start]:02x}"
+            data[: err.start].count(b"\n") + 1,
+            f"expected UTF-8 text, got byte 0x{data[err.start]:02x}: save it as UTF-8",
         ) from err
     if (odd := _MISLEADING.search(text)) is not None:
         what = "the invisible character" if odd[0].isprintable() or ord(odd[0]) > 0x9F else "the control character"
@@ -186,6 +188,7 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         for line, message in _not_plain(text):
             raise refuse(line, message)
         loader = YAML(typ="rt", pure=True)
+        loader.Constructor = _Constructor
         loader.allow_duplicate_keys = False
         parsed = [doc for doc in loader.load_all(io.StringIO(text)) if doc is not None]
     except DocumentError:
@@ -195,7 +198,7 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         problem = str(err.problem or err).split("\n")[0]
         hint = " (indent with spaces, not tabs)" if "\\t" in problem or "tab" in problem else ""
         raise refuse(line, f"expected valid YAML, got: {problem}{hint}") from err
-    except Exception as err:  # ruamel raises IndexError for `+_`, and more of that kind for other odd scalars
+    except Exception as err:  # whatever else the parser may raise
         raise refuse(
             0, f"expected valid YAML, got: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
         ) from err
@@ -205,7 +208,7 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
     documents = []
     for number, doc in enumerate(parsed):
         if not isinstance(doc, CommentedMap):
-            raise refuse(1, f"expected a mapping with apiVersion, kind, metadata and spec, got a {type(doc).__name__}")
+            raise refuse(1, f"expected a mapping with apiVersion, kind, metadata and spec, got {_what(doc)}")
         name = file if len(parsed) == 1 else f"{file}#{number + 1}"
         raw = RawDocument(file=name, data=doc, digest=digest)
         problems = [raw.problem(location, message) for location, message in _odd_values(doc, ())]
@@ -223,11 +226,25 @@ _BYTE_ORDER_MARKS = {
     b"\xfe\xff": "UTF-16",
 }
 
-_MISLEADING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
+_MISLEADING = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]|\r(?!\n)")
 """Control characters, and those that turn the direction of writing: a reviewer would read another rule than the gate
-(CVE-2021-42574)."""
+(CVE-2021-42574). So would they with line ends that only the parser sees (U+0085, U+2028, U+2029, a lone carriage
+return): what follows one within a comment is no comment."""
 
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9_]{{{MAX_DIGITS + 1},}}")
+
+
+class _Constructor(RoundTripConstructor):
+    """Says where a value stands that is none: ruamel raises ValueError for 2027-02-30 and IndexError for `+_`."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except YAMLError:
+            raise
+        except Exception as err:
+            problem = f"{_shown(node.value)}, which is no value ({err}): correct it, or put it in quotes"
+            raise ConstructorError(None, None, problem, node.start_mark) from err
 
 
 def _not_plain(text: str) -> Iterator[tuple[int, str]]:
@@ -346,8 +363,75 @@ def _explain(error: Any, model: type[BaseModel], location: tuple[str | int, ...]
     if kind in ("value_error", "assertion_error"):
         message = str(error["ctx"]["error"])
         return message if len(message) <= MAX_SENTENCE else f"{message[:MAX_SENTENCE]}..."
+    got = error.get("input")
+    if (expected := _expected(kind, error.get("ctx", {}))) is not None:
+        return f"expected {expected}, got {_what(got)}{_hint(kind, got)}"
     message = error["msg"]
-    return f"expected: {message[0].lower() + message[1:]}; got {_shown(error.get('input'))}"
+    return f"expected: {message[0].lower() + message[1:]}; got {_shown(got)}"
+
+
+_TYPES = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+}
+
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+_NUMBER = re.compile(r"([0-9]+)(?:[.,]([0-9]+))?\s*(%?)")
+
+
+def _expected(kind: str, about: Any) -> str | None:
+    """What a value should have been, in words for people who do not program; None where pydantic's must do."""
+    if kind == "literal_error":
+        return str(about["expected"])
+    if kind in _BOUNDS:
+        words, name = _BOUNDS[kind]
+        return f"{words} {about[name]}"
+    if kind == "too_short" and about["min_length"] == 1:
+        return "at least one item"
+    if kind == "string_too_short" and about["min_length"] == 1:
+        return "text"
+    return _TYPES.get(kind)
+
+
+def _hint(kind: str, got: Any) -> str:
+    """What to write instead, where that is plain; beginning with its stop."""
+    if kind == "tuple_type" and isinstance(got, str | int | float) and not isinstance(got, bool):
+        return f"; write [{got}]" if len(str(got)) <= 80 else ""
+    if kind in ("int_type", "float_type") and isinstance(got, str):
+        number = _NUMBER.fullmatch(got)
+        if number is not None and number[3]:
+            return f"; for {got} write {float(f'{number[1]}.{number[2] or 0}') / 100:g}"
+        if number is not None:
+            return f"; write {number[1]}{f'.{number[2]}' if number[2] else ''}, without quotes"
+    if kind == "bool_type" and isinstance(got, str) and got.lower() in _YES_OR_NO:
+        return f"; write {_YES_OR_NO[got.lower()]}"
+    return ""
+
+
+_YES_OR_NO = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+
+
+def _what(value: Any) -> str:
+    """A value as its author knows it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list | tuple):
+        kind = "keys with values" if isinstance(value, dict) else "a list"
+        return kind if value else "none"
+    return _shown(value)
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -124,7 +124,8 @@ def write_envelope(envelope: bytes, out: Path | None, said: str) -> None:
         with out.open("xb") as file:
             file.write(envelope)
     except OSError as err:
-        raise ConfigError(f"expected to write {out}, got: {err.strerror}. Nothing was overwritten") from err
+        hint = "" if out.parent.is_dir() else f": make the directory {out.parent} first"
+        raise ConfigError(f"expected to write {out}, got: {err.strerror}{hint}. Nothing was overwritten") from err
     click.echo(f"{out}  {said}")
 
 

@@ -6,12 +6,12 @@ section 4.6: a grader votes only when measured on answers that people labelled, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from registry_gate.assessment import Assessment, GraderRecord
-from registry_gate.battery import Battery
+from registry_gate.battery import METRIC_AXES, Battery
 from registry_gate.decision import Verdict
 from registry_gate.policy.grants import CLOCK_TOLERANCE, age_of
 from registry_gate.policy.inputs import CalibrationItem, UnverifiedCalibration, VerifiedCalibration
@@ -58,10 +58,31 @@ def standings(
     return [_standing(asked, grader, calibrations, now) for grader in _voters(policy, battery, assessment)]
 
 
-def voter_names(policy: Policy, battery: Battery) -> list[str]:
-    """Names of all graders of the instruments that a policy reads; those that only check others among them."""
+def missing_calibrations(policy: Policy, battery: Battery, calibrated: Mapping[str, str]) -> list[str]:
+    """Graders without whose calibration no assessment counts, in words; further ones may vote too.
+
+    The battery does not say on which axis a grader is, so of each instrument that the policy reads these are the first,
+    which always votes, and some grader on each axis that its metric needs one on.
+
+    Args:
+        policy: A policy that asks for calibrations.
+        battery: Its battery.
+        calibrated: Axis of each grader that has a calibration which may count, by the grader's name.
+    """
     read = {rule.measure for rule in policy.spec.rules}
-    return sorted({name for one in battery.spec.instruments if one.measure in read for name in one.graders})
+    missing = set()
+    for one in battery.spec.instruments:
+        if one.measure not in read or not one.graders:
+            continue
+        if one.graders[0] not in calibrated:
+            missing.add(one.graders[0])
+        axes = {calibrated[name] for name in one.graders if name in calibrated}
+        left = [name for name in one.graders if name not in calibrated]
+        for axis in METRIC_AXES.get(one.metric, ()):
+            # The first that is missing may be the one of this axis.
+            if axis not in axes and left[:1] != [one.graders[0]]:
+                missing.add(f"the one for {axis}" + (f" ({' or '.join(left)})" if left else ""))
+    return sorted(missing)
 
 
 def _voters(policy: Policy, battery: Battery, assessment: Assessment) -> list[GraderRecord]:

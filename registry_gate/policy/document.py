@@ -22,6 +22,10 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
 from registry_gate.battery import Battery, load_batteries
 from registry_gate.documents import DocumentError, Problem, RawDocument, validate
 from registry_gate.errors import PolicyError
@@ -201,6 +205,7 @@ class _Reading:
         self.batteries: dict[str, Battery] | None = None
         self.signers: dict[str, bytes] = {}
         self.people: dict[str, bytes] = {}
+        self.keys: set[bytes] = set()
         self.controls: dict[str, Control] = {}
         self.calibrations: dict[str, bytes] = {}
 
@@ -396,8 +401,19 @@ class _Reading:
             raise PolicyError(f"expected a public key in {shown}, got a private key: take it away and make a new pair")
         if b"-----BEGIN PUBLIC KEY-----" not in data:
             raise PolicyError(f"expected a public key in PEM format in {shown}, got something else")
-        if data in self.people.values() or data in self.signers.values():
+        try:
+            key = load_pem_public_key(data)
+        except (ValueError, UnsupportedAlgorithm) as err:
+            raise PolicyError(f"expected a public key in {shown}, got one that is damaged: copy it again") from err
+        if not isinstance(key, Ed25519PublicKey):
+            kind = type(key).__name__.lstrip("_").removesuffix("PublicKey")
+            raise PolicyError(
+                f"expected a public key of type Ed25519 in {shown}, got {kind}: `registry-gate` makes such"
+            )
+        # The key counts, not the file: another line end does not make a second person.
+        if key.public_bytes_raw() in self.keys:
             raise PolicyError(f"expected a key that is nobody else's, got one in {shown} that stands for another")
+        self.keys.add(key.public_bytes_raw())
         self._note(name)
         return data
 

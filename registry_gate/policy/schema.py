@@ -7,10 +7,22 @@ battery is `lint`; what follows from it is `rules`.
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from registry_gate.documents import Document, Strict
 from registry_gate.form import canonical_json
@@ -45,8 +57,8 @@ def _glob(value: str) -> str:
     return value
 
 
-def _max_age(value: str) -> str:
-    number, unit = value[:-1], value[-1:]
+def _max_age(value: Any) -> Any:
+    number, unit = (value[:-1], value[-1:]) if isinstance(value, str) else ("", "")
     if unit not in ("d", "h") or not (number.isascii() and number.isdigit()) or int(number[:9]) == 0:
         raise ValueError(f"expected an age in days or hours such as '90d' or '12h', got {value!r}")
     if len(number) > 6 or timedelta(**{"days" if unit == "d" else "hours": int(number)}).days > LONGEST_AGE_DAYS:
@@ -76,16 +88,42 @@ def _instant(value: Any) -> Any:
     return datetime.fromisoformat(value.isoformat())
 
 
+@dataclass(frozen=True)
+class _Worded:
+    """Text of a pattern, refused in words: whoever writes policies need not read regular expressions."""
+
+    pattern: str
+    words: str
+
+    def check(self, value: str) -> str:
+        if re.fullmatch(self.pattern, value) is None:
+            raise ValueError(f"expected {self.words}, got {value!r}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+
 # What the validators say better than a schema could is there for editors all the same.
 _SHARE_SCHEMA = Field(json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1})
 Share = Annotated[float, BeforeValidator(_share), _SHARE_SCHEMA]
 Glob = Annotated[str, AfterValidator(_glob), Field(json_schema_extra={"minLength": 1, "pattern": r"^\S(.*\S)?$"})]
-MaxAge = Annotated[str, AfterValidator(_max_age), Field(json_schema_extra={"pattern": "^[0-9]{1,6}[dh]$"})]
+MaxAge = Annotated[str, BeforeValidator(_max_age), Field(json_schema_extra={"pattern": "^[0-9]{1,6}[dh]$"})]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-BatteryId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}@[1-9][0-9]{0,5}$")]
-RuleId = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")]
-ControlId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(:[A-Za-z0-9][A-Za-z0-9 ().&/_-]*)?$")]
+Name = Annotated[str, _Worded(r"[a-z][a-z0-9_-]{0,63}", "a name of small letters, digits, - and _, such as medical")]
+BatteryId = Annotated[
+    str, _Worded(r"[a-z][a-z0-9_-]{0,63}@[1-9][0-9]{0,5}", "a battery and its version, such as medical@2")
+]
+RuleId = Annotated[
+    str, _Worded(r"[A-Za-z][A-Za-z0-9_.-]{0,31}", "a rule's id of letters, digits, ., - and _, such as MED-1")
+]
+ControlId = Annotated[
+    str,
+    _Worded(r"[a-z0-9][a-z0-9.-]*(:[A-Za-z0-9][A-Za-z0-9 ().&/_-]*)?", "a control, such as nist-ai-600-1:MS-2.7-008"),
+]
 Enforcement = Literal["deny", "warn", "dryrun"]
 Severity = Literal["low", "medium", "high", "critical"]
 
@@ -629,6 +667,11 @@ class CaseTarget(Strict):
     def _one(self) -> CaseTarget:
         if (self.alias is None) == (self.stage is None):
             raise ValueError("expected exactly one of 'alias' and 'stage', got " + ("both" if self.alias else "none"))
+        if self.stage is not None and self.stage not in PROMOTED_STAGES:
+            raise ValueError(
+                f"expected one of MLflow's stages {', '.join(PROMOTED_STAGES)}, got {self.stage!r} (None and Archived "
+                "are demotion: never governed)"
+            )
         return self
 
     @property

@@ -63,8 +63,8 @@ def test_every_problem_is_reported_in_the_order_of_the_file() -> None:
     text = BATTERY.replace("size: 4", "size: '4'").replace("version: 1", "version: 0").replace("[a, b]", "[]")
     lines = refusal(text).splitlines()
     assert [line.split(": ")[0] for line in lines] == ["tiny.yaml:3", "tiny.yaml:8", "tiny.yaml:10"]
-    assert "metadata.version: expected: input should be greater than or equal to 1; got 0" in lines[0]
-    assert "spec.instruments[0].size: expected: input should be a valid integer; got '4'" in lines[1]
+    assert "metadata.version: expected at least 1, got 0" in lines[0]
+    assert "spec.instruments[0].size: expected a whole number, got '4'; write 4, without quotes" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_every_problem_is_reported_in_the_order_of_the_file() -> None:
         ("shipped: one.jsonl", "shipped: one.jsonl, licence: x", "a shipped probe file without licence"),
         ("harmful_compliance", "harm", "or one of your own with either 'event' or 'plugin', got 'harm' with neither"),
         ("name: one", "name: One", "spec.instruments[0].name: expected: "),
-        ("size: 4", "size: .inf", "spec.instruments[0].size: expected: "),
-        ("size: 4", "size: true", "spec.instruments[0].size: expected: "),
+        ("size: 4", "size: .inf", "spec.instruments[0].size: expected a whole number, got inf"),
+        ("size: 4", "size: true", "spec.instruments[0].size: expected a whole number, got true"),
     ],
 )  # fmt: skip
 def test_a_document_that_breaks_the_schema_is_refused(old: str, new: str, message: str) -> None:
@@ -113,7 +113,7 @@ def test_a_byte_order_mark_is_refused(encoding: str) -> None:
 
 
 def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
-    assert refusal(b"kind: Battery\ntitle: \xff") == "tiny.yaml:2: expected UTF-8 text, got byte 0xff"
+    assert refusal(b"kind: Battery\ntitle: \xff") == "tiny.yaml:2: expected UTF-8 text, got byte 0xff: save it as UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,17 @@ def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
     [
         ("", "expected a YAML document, got an empty file"),
         ("# only a comment\n", "expected a YAML document, got an empty file"),
-        ("- a\n- b\n", "expected a mapping with apiVersion, kind, metadata and spec, got a CommentedSeq"),
-        ("text\n", "expected a mapping with apiVersion, kind, metadata and spec, got a"),
+        ("- a\n- b\n", "expected a mapping with apiVersion, kind, metadata and spec, got a list"),
+        ("text\n", "expected a mapping with apiVersion, kind, metadata and spec, got 'text'"),
         ("a: \x07", "expected valid YAML, got: "),
-        ("a: +_", "expected valid YAML, got: string index out of range"),
+        (
+            "a: +_",
+            "tiny.yaml:1: expected valid YAML, got: '+_', which is no value (string index out",
+        ),
+        (
+            "a: 1\nb: 2027-02-30T00:00:00Z",
+            "tiny.yaml:2: expected valid YAML, got: '2027-02-30T00:00:00Z', which is no value (day is out",
+        ),
         ("[" * 400, "tiny.yaml:1: expected at most 40 levels, got more"),
         ("{" * 90 + "}" * 90, "tiny.yaml:1: expected a key that is a word, got a list or mapping"),
         ("a: *x\n", "tiny.yaml:1: expected plain YAML, got an alias (*x): write the value out"),
@@ -144,11 +151,34 @@ def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
         ),
         ("a: 1\nb: x\0y\n", "tiny.yaml:2: expected valid YAML, got: the control character U+0000"),
         ("# allow\u202eyned\na: 1\n", "tiny.yaml:1: expected valid YAML, got: the invisible character U+202E"),
+        ("a: [x, # note\u2028 y]\n", "tiny.yaml:1: expected valid YAML, got: the invisible character U+2028"),
+        ("a: [x, # note\x85 y]\n", "tiny.yaml:1: expected valid YAML, got: the control character U+0085"),
+        ("a: 1 # note\rb: 2\n", "tiny.yaml:1: expected valid YAML, got: the control character U+000D"),
         ("a: 1\na: 2\n", "found duplicate key"),
     ],
 )
 def test_what_is_no_document_is_refused(text: str, message: str) -> None:
     assert message in refusal(text)
+
+
+def test_line_ends_of_windows_are_read() -> None:
+    assert battery(BATTERY.replace("\n", "\r\n")).digest == battery().digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("size: 4", "size: 50%", "size: expected a whole number, got '50%'; for 50% write 0.5"),
+        ("size: 4", "size: yes", "size: expected a whole number, got 'yes'"),
+        ("size: 4", "size: [4]", "size: expected a whole number, got a list"),
+        ("size: 4", "size:", "size: expected a whole number, got nothing"),
+        ("[a, b]", "a", "graders: expected a list, got 'a'; write [a]"),
+        ("metric: harmful_compliance", "metric: [x]", "metric: expected text, got a list"),
+    ],
+)
+def test_messages_are_in_words_for_people_who_do_not_program(old: str, new: str, message: str) -> None:
+    assert old in BATTERY
+    assert message in refusal(BATTERY.replace(old, new, 1))
 
 
 def test_an_oversized_document_is_refused_before_it_is_parsed() -> None:

@@ -540,7 +540,9 @@ def test_lint_names_calibrations_that_count_for_nothing(
         assert ended.value.code == 0
         return capsys.readouterr().out
 
-    assert "calibrations" not in linted()
+    clean = linted()
+    assert "counts for nothing" not in clean
+    assert "no calibration" not in clean
     generate_key(tmp_path / "lab.key", tmp_path / "policies" / "signers" / "lab.pem")
     people.edit("policy-set.yaml", "signers:\n", "signers:\n    - {name: lab, publicKey: signers/lab.pem}\n")
     people.edit("general.yaml", "maxAge: 10d, signedBy: [worker]", "maxAge: 10d, signedBy: [lab]")
@@ -550,9 +552,16 @@ def test_lint_names_calibrations_that_count_for_nothing(
     first = people.calibrate(GRADERS[0])
     first.write_bytes(first.read_bytes().replace(b"payload", b"pay1oad"))
     assert "harm-minilm.dsse.json: it counts for nothing" in linted()
+    said = "policy general counts only calibrated graders, and there is no calibration of"
+    # Each grader that is sure to vote needs one: that of another does not mend it.
+    assert f"{said} the one for harm (refusal-rules or harm-minilm) signed by worker: nothing" in linted()
     for path in first.parent.iterdir():
         path.unlink()
-    assert "policy general counts only calibrated graders, and there is no calibration of any" in linted()
+    assert f"{said} refusal-minilm signed by worker: nothing can be promoted" in linted()
+    # Nor does one that somebody signed who may not.
+    people.calibrate(GRADERS[0])
+    people.calibrate(GRADERS[1], "keys/gate.key")
+    assert f"{said} refusal-minilm signed by worker: nothing can be promoted" in linted()
 
 
 @pytest.mark.parametrize("name", ["calibrations/notes.txt", "calibrations/deep/one.json"])

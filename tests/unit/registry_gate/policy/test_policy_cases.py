@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 import evaluators.batteries
 from registry_gate.documents import parse_documents, validate
@@ -15,11 +16,14 @@ from registry_gate.policy import admission, outcomes, rules
 from registry_gate.policy.cases import run_cases
 from registry_gate.policy.document import load_policy_set
 from registry_gate.policy.files import read_directory
-from registry_gate.policy.schema import Policy, PolicyTest
+from registry_gate.policy.schema import CaseTarget, Policy, PolicyTest
 
 SHIPPED = Path(__file__).parents[4] / "policies"
 BATTERIES = Path(evaluators.batteries.__file__).parent
-KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
+KEY = (
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEATLWr9q15+/WrvMr8wmnYXNJlHtS4hbWGnyQa7fCluik=\n"
+    "-----END PUBLIC KEY-----\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +226,9 @@ def test_the_readme_explains_every_key_of_a_policy(installed):
     schema = Policy.model_json_schema(by_alias=True)
     names = {name for model in (schema, *schema["$defs"].values()) for name in model.get("properties", {})}
     assert {name for name in names if f"{name}:" not in text} == set()
+
+
+@pytest.mark.parametrize("stage", ["None", "Archived", "production", "Prod"])
+def test_a_case_of_a_stage_that_nothing_is_promoted_to_is_refused(stage):
+    with pytest.raises(ValidationError, match="expected one of MLflow's stages Staging, Production, got"):
+        CaseTarget.model_validate({"model": "chat", "stage": stage})

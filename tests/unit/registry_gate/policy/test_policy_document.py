@@ -11,7 +11,14 @@ from registry_gate.documents import DocumentError
 from registry_gate.policy.document import check_policy_set, load_policy_set
 from registry_gate.promotion import Target, TargetKind
 
-KEY = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
+KEY = (
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEATLWr9q15+/WrvMr8wmnYXNJlHtS4hbWGnyQa7fCluik=\n"
+    "-----END PUBLIC KEY-----\n"
+)
+X25519_KEY = (
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VuAyEA/TOE4TKtAqVsePRVR+5AA43HkAK5DSntkOCO7nYq5xU=\n"
+    "-----END PUBLIC KEY-----\n"
+)
 BATTERY = """\
 apiVersion: registry-gate/v1
 kind: Battery
@@ -223,12 +230,23 @@ def test_a_mounted_directory_with_links_inside_is_read(directory):
     [
         ("-----BEGIN PRIVATE KEY-----\nx\n", "got a private key: take it away and make a new pair"),
         ("hello", "expected a public key in PEM format"),
+        ("-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n", "got one that is damaged: copy it again"),
+        (X25519_KEY, "expected a public key of type Ed25519"),
     ],
 )
 def test_a_file_that_is_no_public_key_is_refused(directory, content, message):
     (directory / "signers/worker.pem").write_text(content)
     (line,) = refused(directory)
     assert message in line
+
+
+@pytest.mark.parametrize("copy", [KEY, KEY.replace("\n", "\r\n"), f"Key of dana\n{KEY}\n"])
+def test_a_key_stands_for_one_person_however_its_file_is_written(directory, copy):
+    (directory / "dana.pem").write_text(copy, newline="")
+    people = "spec:\n  people: [{name: dana, publicKey: dana.pem}]"
+    edit(directory / "policy-set.yaml", "spec:", people)
+    (line,) = refused(directory)
+    assert "expected a key that is nobody else's" in line
 
 
 @pytest.mark.parametrize("name", ["two.yml", "two.YAML", "Two.YML"])
