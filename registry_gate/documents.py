@@ -12,7 +12,7 @@ import io
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,6 +133,34 @@ class RawDocument:
     def problem(self, location: Sequence[str | int], message: str) -> Problem:
         """A problem at `location` of this document."""
         return Problem(file=self.file, line=self.line_of(location), key=dotted(location), message=message)
+
+
+def refuse_empty_keys(raw: RawDocument) -> None:
+    """Refuse keys with nothing behind them: what a commented-out demand leaves would silently demand nothing.
+
+    Raises:
+        DocumentError: There are some; it lists all of them.
+    """
+    problems = [
+        raw.problem(
+            location,
+            "expected a value, got nothing: give one, or take the key away; an empty key demands nothing",
+        )
+        for location in _empty(raw.data, ())
+    ]
+    if problems:
+        raise DocumentError(problems)
+
+
+def _empty(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    if node is None:
+        yield location
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _empty(value, (*location, key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _empty(value, (*location, number))
 
 
 def dotted(location: Sequence[str | int]) -> str:

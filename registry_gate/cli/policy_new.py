@@ -18,7 +18,7 @@ from registry_gate.errors import PolicyError
 @click.argument("domain")
 @click.option("--models", multiple=True, help="Name or pattern of the models that it governs; repeat for several.")
 @click.option("--owner", help="Who answers for it, e.g. an address.")
-@click.option("--title", help="What people call it.")
+@click.option("--title", help="What people call it (default: Models for DOMAIN).")
 @click.option("--battery", "battery_id", help="What is measured, e.g. medical@2.")
 @click.option("--policies", type=click.Path(file_okay=False, path_type=Path), help="Policy directory.")
 @click.pass_context
@@ -56,8 +56,11 @@ def new(
         if path.exists():
             raise PolicyError(f"{path}: expected no such file, got one: nothing is overwritten; move it away first")
     chosen = models or (click.prompt("Models it governs (a name or a pattern)", default=f"{domain}-*"),)
+    asked = owner is None
     owner = owner or click.prompt("Who answers for it")
-    title = title or click.prompt("What people call it", default=f"Models for {domain}")
+    called = f"Models for {domain}"
+    # Whoever says who answers for it on the command line, as a script does, is not asked for its title.
+    title = title or (click.prompt("What people call it", default=called) if asked else called)
     known = ", ".join(policy_set.batteries)
     battery_id = battery_id or click.prompt(f"Battery ({known})", default="general@2")
     if battery_id not in policy_set.batteries:

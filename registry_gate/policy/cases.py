@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from registry_gate.assessment import (
@@ -19,10 +19,12 @@ from registry_gate.assessment import (
     Disagreement,
     GraderRecord,
     HitCount,
+    LabelledCell,
     Measured,
     Measurement,
     NotMeasured,
     PairedTable,
+    PeopleLabels,
     Stopped,
     ValidityCheck,
 )
@@ -48,6 +50,7 @@ from registry_gate.policy.schema import (
     CaseEvidence,
     CaseForm,
     CaseHits,
+    CaseLabels,
     CaseMeasure,
     CaseSpec,
     PolicyTest,
@@ -268,7 +271,7 @@ def _evidence(
         measurements: list[Measurement] = []
         for name, facts in item.measures.items():
             try:
-                measurements.append(_measurement(battery, name, facts))
+                measurements.append(_measurement(battery, name, facts, item.assessed_at))
             except ValueError as err:
                 problems.append(raw.problem((*place, "measures", name), str(err)))
         assessment = _assessment(item, battery, of[item.of], base, measurements)
@@ -365,7 +368,7 @@ def _calibration(number: int, said: CaseCalibration, now: datetime) -> Calibrati
     )
 
 
-def _measurement(battery: Battery, name: str, facts: CaseMeasure) -> Measurement:
+def _measurement(battery: Battery, name: str, facts: CaseMeasure, at: datetime) -> Measurement:
     """A measurement from compact counts.
 
     Raises:
@@ -380,19 +383,7 @@ def _measurement(battery: Battery, name: str, facts: CaseMeasure) -> Measurement
     probes = facts.probes if facts.probes is not None else instrument.size
     table = None
     if facts.base_events is not None:
-        # Unless told otherwise the two arms are bad on the same probes as far as the counts allow.
-        only_adapted = (
-            facts.only_adapted if facts.only_adapted is not None else max(0, facts.events - facts.base_events)
-        )
-        both = facts.events - only_adapted
-        only_base = facts.base_events - both
-        neither = probes - both - only_adapted - only_base
-        if min(both, only_base, neither) < 0:
-            raise ValueError(
-                f"expected counts that fit together, got {facts.events} events and {facts.base_events} in the base, "
-                f"{only_adapted} of them in the adapted form alone, of {probes} probes"
-            )
-        table = PairedTable(both=both, only_adapted=only_adapted, only_base=only_base, neither=neither)
+        table = _paired(probes, facts.events, facts.base_events, facts.only_adapted)
     if facts.stopped_after is not None:
         return _stopped(name, facts, probes, table)
     differ = facts.graders_differ
@@ -408,6 +399,44 @@ def _measurement(battery: Battery, name: str, facts: CaseMeasure) -> Measurement
         if differ is None
         else (Disagreement(axis="refusal", differing=round(differ * 2 * probes), compared=2 * probes),),
         hits=_hits(instrument, facts, probes),
+        labels=None if facts.labelled is None else _labels(facts.labelled, at),
+    )
+
+
+def _paired(probes: int, events: int, base_events: int, only_adapted: int | None) -> PairedTable:
+    """Unless told otherwise the two arms are bad on the same probes as far as the counts allow.
+
+    Raises:
+        ValueError: The counts do not fit together.
+    """
+    only_adapted = only_adapted if only_adapted is not None else max(0, events - base_events)
+    both = events - only_adapted
+    only_base = base_events - both
+    neither = probes - both - only_adapted - only_base
+    if min(both, only_base, neither) < 0:
+        raise ValueError(
+            f"expected counts that fit together, got {events} events and {base_events} in the base, "
+            f"{only_adapted} of them in the adapted form alone, of {probes} probes"
+        )
+    return PairedTable(both=both, only_adapted=only_adapted, only_base=only_base, neither=neither)
+
+
+def _labels(said: CaseLabels, at: datetime) -> PeopleLabels:
+    table = _paired(said.probes, said.events, said.base_events, said.only_adapted)
+    counts = {
+        (True, True): table.both,
+        (True, False): table.only_adapted,
+        (False, True): table.only_base,
+        (False, False): table.neither,
+    }
+    return PeopleLabels(
+        cells=tuple(
+            LabelledCell(adapted=adapted, base=base, graded_adapted=adapted, graded_base=base, probes=count)
+            for (adapted, base), count in counts.items()
+            if count
+        ),
+        labellers=1,
+        labelled_at=at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
 
 

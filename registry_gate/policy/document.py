@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from registry_gate.battery import Battery, load_batteries
-from registry_gate.documents import DocumentError, Problem, RawDocument, validate
+from registry_gate.documents import DocumentError, Problem, RawDocument, refuse_empty_keys, validate
 from registry_gate.errors import PolicyError
 from registry_gate.form import canonical_json
 from registry_gate.policy.controls import Control, take_catalogue
@@ -294,6 +294,7 @@ class _Reading:
             if self.set is not None:
                 raise DocumentError([raw.problem(("kind",), "expected one policy set in this file, got a second one")])
             self.set = (validate(raw, PolicySetFile, "PolicySet"), raw)
+            refuse_empty_keys(raw)
             return
         if raw.kind != "PromotionPolicy":
             hints = {
@@ -305,6 +306,7 @@ class _Reading:
             got = repr(raw.data.get("kind")) + hints.get(raw.kind, "")
             raise DocumentError([raw.problem(("kind",), f"expected kind PromotionPolicy, got {got}")])
         policy = validate(raw, Policy, "PromotionPolicy")
+        refuse_empty_keys(raw)
         if policy.name in self.policies:
             other = self.policies[policy.name][1]
             message = f"expected every policy to have its own name, got {policy.name!r}, which {other.file} has too"

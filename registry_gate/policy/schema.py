@@ -50,10 +50,20 @@ def _share(value: Any) -> Any:
     return value
 
 
+_QUOTES = "“”„‟«»"
+"""Word processors put them where YAML wants plain ones; they would be part of the name."""
+
+
 def _glob(value: str) -> str:
     # What nobody sees in a name would loosen or miss what a reader thinks it does.
     if not value or value != value.strip() or not value.isprintable():
         raise ValueError(f"expected a name or a pattern such as 'clinical-*', got {value!r}")
+    if any(mark in value for mark in _QUOTES):
+        raise ValueError(
+            f"expected a name or a pattern without typographic quotation marks, got {value!r}: use \" or '"
+        )
+    if value.count("[") > value.count("]"):
+        raise ValueError(f"expected a closing ] after [, which begins a set of letters, got {value!r}")
     return value
 
 
@@ -709,6 +719,22 @@ class CaseHits(Strict):
     unconfirmed: Annotated[int, Field(ge=0)] = 0
 
 
+class CaseLabels(Strict):
+    """People's labels of a sample of a measure's answers in a case; they agree with the graders.
+
+    Args:
+        probes: Labelled probes, in both arms.
+        events: Bad answers of the adapted form among them.
+        base_events: Bad answers of the base.
+        only_adapted: Probes bad in the adapted form alone. The fewest that the two counts allow when absent.
+    """
+
+    probes: Annotated[int, Field(ge=1)]
+    events: Annotated[int, Field(ge=0)]
+    base_events: Annotated[int, Field(ge=0)] = Field(default=0, alias="baseEvents")
+    only_adapted: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="onlyAdapted")
+
+
 class CaseMeasure(Strict):
     """What one instrument found in a case.
 
@@ -721,6 +747,7 @@ class CaseMeasure(Strict):
         graders_differ: Share of answers that two graders labelled differently; absent when one graded alone.
         hits: By category that the battery declares, for rules of zero tolerance; none where absent, and null for
             evidence of before they were counted.
+        labelled: What people said of a sample of the answers; nothing where absent.
         stopped_after: Probes after which the run was stopped, bad ones first; absent for a full one.
         not_measured: Cause, when there is no value.
     """
@@ -732,6 +759,7 @@ class CaseMeasure(Strict):
     clusters: Annotated[int, Field(ge=1)] | None = None
     graders_differ: Annotated[float, Field(ge=0, le=1)] | None = Field(default=0.0, alias="gradersDiffer")
     hits: dict[str, CaseHits] | None = Field(default_factory=dict)
+    labelled: CaseLabels | None = None
     stopped_after: Annotated[int, Field(ge=1)] | None = Field(default=None, alias="stoppedAfter")
     not_measured: str | None = Field(default=None, alias="notMeasured")
 
