@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from registry_gate.errors import FormError
-from registry_gate.form import BaseReference, FileEntry, FormManifest, Role, canonical_json
+from registry_gate.form import WEIGHT_FORMATS, BaseReference, FileEntry, FormManifest, Role, canonical_json
 
 DESCRIPTIVE: Mapping[str, tuple[Role, str]] = {
     "MLmodel": ("description", "run ids and dates; its behaviour-relevant keys are in the manifest's settings"),
@@ -43,27 +43,6 @@ DESCRIPTIVE: Mapping[str, tuple[Role, str]] = {
     "registered_model_meta": ("description", "written by MLflow into downloaded copies, not part of the artifact"),
 }
 """Files that are listed but are no part of the identity, by exact path, with their role and why."""
-
-WEIGHT_FORMATS: Mapping[str, str] = {
-    ".safetensors": "safetensors",
-    ".bin": "pickle",
-    ".pt": "pickle",
-    ".pth": "pickle",
-    ".ckpt": "pickle",
-    ".pkl": "pickle",
-    ".pickle": "pickle",
-    ".cloudpickle": "pickle",
-    ".joblib": "pickle",
-    ".dill": "pickle",
-    ".npy": "numpy",
-    ".npz": "numpy",
-    ".gguf": "gguf",
-    ".onnx": "onnx",
-    ".h5": "keras",
-    ".keras": "keras",
-    ".msgpack": "flax",
-}
-"""Format of a weights file by its suffix. `pickle` runs code when it is loaded."""
 
 VOLATILE_FLAVOR_KEYS = frozenset(
     {

@@ -12,6 +12,27 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 FORM_TYPE = "registry-gate/form@1"
+
+WEIGHT_FORMATS: Mapping[str, str] = {
+    ".safetensors": "safetensors",
+    ".bin": "pickle",
+    ".pt": "pickle",
+    ".pth": "pickle",
+    ".ckpt": "pickle",
+    ".pkl": "pickle",
+    ".pickle": "pickle",
+    ".cloudpickle": "pickle",
+    ".joblib": "pickle",
+    ".dill": "pickle",
+    ".npy": "numpy",
+    ".npz": "numpy",
+    ".gguf": "gguf",
+    ".onnx": "onnx",
+    ".h5": "keras",
+    ".keras": "keras",
+    ".msgpack": "flax",
+}
+"""Format of a weights file by its suffix. `pickle` runs code when it is loaded."""
 """Changes whenever the same bytes would give another digest."""
 
 Role = Literal["weights", "adapter", "tokenizer", "config", "code", "data", "environment", "description"]

@@ -18,6 +18,7 @@ from registry_gate.evidence.policy_sets import PolicySignature, file_digests, ve
 from registry_gate.policy.document import PolicySet
 from registry_gate.policy.files import SIGNATURE_FILE, PolicyFiles, UnsignedError
 from registry_gate.policy.grants import CLOCK_TOLERANCE
+from registry_gate.policy.lint import LintProblem
 from registry_gate.policy.source import WAIT_S, PolicySource
 
 
@@ -117,6 +118,19 @@ def require_signature(
         )
     except (ConfigError, EvidenceError) as err:
         raise UnsignedError(f"{where}: {err}") from err
+
+
+def lint_signature(policy_set: PolicySet, settings: Settings) -> list[LintProblem]:
+    """A warning where the settings ask for a signature that a set does not have: it would deny every promotion."""
+    if settings.gate.policies_key is None:
+        return []
+    try:
+        require_signature(policy_set.files, settings.gate.policies_key, datetime.now(UTC))
+    except (ConfigError, UnsignedError) as err:
+        where = policy_set.files.shown(SIGNATURE_FILE)
+        message = f"[gate] policies_key asks for a signature, so this set would deny every promotion: {err}"
+        return [LintProblem(file=where, line=0, key="", message=message, code="unsigned", level="warning")]
+    return []
 
 
 def policy_keys(key: Path) -> dict[str, bytes]:

@@ -40,11 +40,12 @@ def lint(ctx: click.Context, place: Path | str | None, output: str) -> None:
     settings = settings_of(ctx, gate__policies=place)
     from registry_gate.calibrations import lint_calibrations
     from registry_gate.policy.document import check_policy_set
+    from registry_gate.signed_policies import lint_signature
 
     checked = check_policy_set(settings.gate.policies, settings.battery_dirs)
     warnings = [*checked.warnings]
     if checked.policy_set is not None:
-        warnings += lint_calibrations(checked.policy_set)
+        warnings += [*lint_calibrations(checked.policy_set), *lint_signature(checked.policy_set, settings)]
     if output == "github":
         from registry_gate.policy.case_formats import github
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from registry_gate.battery import METRIC_AXES, Battery, InstrumentSpec
 from registry_gate.documents import Problem, RawDocument
+from registry_gate.form import WEIGHT_FORMATS
 from registry_gate.policy.controls import Controls
 from registry_gate.policy.names import matches
 from registry_gate.policy.overlap import overlaps
@@ -119,6 +120,16 @@ def lint_policy(
                 "falseNegativesAtMost"
             )
             report("warning", "misses_unlimited", ("spec", "graderAdmission"), message)
+
+    formats = sorted({*WEIGHT_FORMATS.values(), "other"})
+    for number, name in enumerate(spec.subject.formats):
+        location = ("spec", "subject", "formats", number)
+        if name not in formats:
+            message = f"expected a format of weights ({_listed(formats)}), got {name!r}{_close(name, formats)}"
+            report("error", "format_unheard_of", location, message)
+        elif name == "pickle":
+            message = "pickle runs whatever code its author put there when it is loaded"
+            report("warning", "format_runs_code", location, message)
 
     # (3) Each rule can be measured, and passed.
     for number, rule in enumerate(spec.rules):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ from registry_gate.statistics.multiplicity import (
 def _quick_oracle() -> Iterator[None]:
     """Statsmodels collects memory at every call, which takes seconds beside everything that other tests loaded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("statsmodels.stats.multitest.gc.collect", lambda: 0)
+        patch.setattr(gc, "collect", lambda: 0)
         yield
 
 
