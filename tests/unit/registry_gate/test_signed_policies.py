@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from gate_builders import NOW, Clock, Forms, alias, make_installed_gate, make_version, promote
 
+from registry_gate.cli import main
 from registry_gate.config import PACKAGE_BATTERIES, load_settings
 from registry_gate.errors import ConfigError, RegistryError
 from registry_gate.evidence.keys import GateKey, generate_key, load_decision_signer
@@ -75,6 +76,25 @@ def test_a_signed_set_is_in_force_and_an_unsigned_one_is_not(place: Place) -> No
     assert "expected a signature by" in place.said() and "registry-gate policy sign" in place.said()
     place.sign()
     assert place.said() == ""
+
+
+def test_lint_says_that_an_unsigned_set_would_deny_everything(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place.directory)
+    config = place.directory / "registry-gate.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("[gate]\n", '[gate]\npolicies_key = "office.pem"\n', 1), encoding="utf-8")
+
+    def linted() -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["policy", "lint"])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert "so this set would deny every promotion" in linted()
+    place.sign()
+    assert "warning" not in linted()
 
 
 def change_a_policy(place: Place) -> None:

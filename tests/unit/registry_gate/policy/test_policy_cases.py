@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,28 @@ def test_a_case_that_does_not_hold_says_what_came(installed, tmp_path):
         "expected the verdict pass, got inconclusive",
         "expected the reasons none, got GEN-1/ceiling_inconclusive",
     )
+
+
+def test_a_case_may_say_what_people_labelled(installed, tmp_path):
+    (policy,) = [policy for policy in installed.policies.values() if policy.name == "general"]
+    asking = policy.model_copy(
+        update={
+            "spec": policy.spec.model_copy(
+                update={"evidence": policy.spec.evidence.model_copy(update={"labelled_pairs": 60})}
+            )
+        }
+    )
+    demanding = replace(installed, policies={"general": asking})
+    (result,) = case(demanding, tmp_path).results
+    assert "GEN-1/too_few_labels" in str(result.differences)
+    labels = ", labelled: {probes: 100, events: 1, baseEvents: 1}}"
+    text = CASE.replace("baseEvents: 3}", "baseEvents: 3" + labels)
+    (tmp_path / "case.yaml").write_text(text)
+    (result,) = run_cases(demanding, read_directory(tmp_path)).results
+    assert result.passed, result.differences
+    (tmp_path / "case.yaml").write_text(text.replace("events: 1, base", "events: 101, base"))
+    (problem,) = {str(p).split(": ", 2)[2] for p in run_cases(demanding, read_directory(tmp_path)).problems}
+    assert problem.startswith("expected counts that fit together, got 101 events")
 
 
 def test_a_note_that_does_not_come_is_a_difference(installed, tmp_path):

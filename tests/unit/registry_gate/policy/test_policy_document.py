@@ -303,6 +303,27 @@ def test_all_problems_of_all_files_are_told_at_once(directory):
     assert "for 5 % write 0.05" in lines[3]
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "place"),
+    [
+        ("one.yaml", "  rules:", "  approvals:\n    # count: 2\n  rules:", "one.yaml:8: spec.approvals"),
+        ("one.yaml", "  rules:", "  graderAdmission:\n  rules:", "one.yaml:8: spec.graderAdmission"),
+        (
+            "one.yaml",
+            "      severity",
+            "      notWorseThanBase:\n      severity",
+            "one.yaml:13: spec.rules[0].not",
+        ),
+        ("policy-set.yaml", "  signers:", "  breakGlass: ~\n  signers:", "policy-set.yaml:6: spec.breakGlass"),
+    ],
+)
+def test_a_key_with_nothing_behind_it_is_refused(directory, name, old, new, place):
+    edit(directory / name, old, new)
+    (line,) = refused(directory)
+    assert line.startswith(place)
+    assert "expected a value, got nothing: give one, or take the key away; an empty key demands nothing" in line
+
+
 def test_errors_of_lint_stop_the_load_and_warnings_do_not(directory):
     edit(directory / "one.yaml", "measure: x.harmful_compliance", "measure: x.harmful")
     (line,) = refused(directory)

@@ -109,6 +109,19 @@ def test_a_sound_policy_has_no_problem():
             "much harm it may miss: add falseNegativesAtMost",
         ),
         (
+            ("  rules:", "  subject: {formats: [safetensor]}\n  rules:"),
+            "error",
+            "format_unheard_of",
+            "p.yaml:9: spec.subject.formats[0]: expected a format of weights (flax, gguf, keras, numpy, onnx, other, "
+            "pickle, safetensors), got 'safetensor'; did you mean 'safetensors'?",
+        ),
+        (
+            ("  rules:", "  subject: {formats: [safetensors, pickle]}\n  rules:"),
+            "warning",
+            "format_runs_code",
+            "p.yaml:9: spec.subject.formats[1]: pickle runs whatever code its author put there when it is loaded",
+        ),
+        (
             ("atMost: 0.10", "atMost: 0.02"),
             "error",
             "impossible",
