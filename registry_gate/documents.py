@@ -37,6 +37,9 @@ from registry_gate.errors import PolicyError
 MAX_DOCUMENT_BYTES = 100_000
 """Larger documents are refused before parsing: no policy is that long, and reading more would take over a second."""
 
+MAX_QUOTED = 300
+"""Most characters of what the parser says; people read it."""
+
 MAX_NESTING = 40
 """The parser's time grows with the square of the nesting; policies nest to 8."""
 
@@ -223,12 +226,14 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
         raise
     except MarkedYAMLError as err:
         line = err.problem_mark.line + 1 if err.problem_mark is not None else 0
-        problem = str(err.problem or err).split("\n")[0]
+        # Of a key that stands there twice the parser quotes both values, however long.
+        problem = str(err.problem or err).split("\n")[0].split(" with value ")[0][:MAX_QUOTED]
         hint = " (indent with spaces, not tabs)" if "\\t" in problem or "tab" in problem else ""
         raise refuse(line, f"expected valid YAML, got: {problem}{hint}") from err
     except Exception as err:  # whatever else the parser may raise
         raise refuse(
-            0, f"expected valid YAML, got: {str(err).splitlines()[0] if str(err) else type(err).__name__}"
+            0,
+            f"expected valid YAML, got: {str(err).splitlines()[0][:MAX_QUOTED] if str(err) else type(err).__name__}",
         ) from err
     if not parsed:
         raise refuse(0, "expected a YAML document, got an empty file")

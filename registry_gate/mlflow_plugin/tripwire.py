@@ -54,6 +54,10 @@ class Permit:
         record: Writes decisions and audit entries; called once, in the transaction of the pointer.
         renames: `(old, new)` names of a registered model that may change.
         lock_wait_s: Longest wait for SQLite's lock, seconds; None for MLflow's own patience.
+
+    Attributes:
+        recorded: Whether `record` was called.
+        checked: Moves whose version was seen to be the row that was decided on, in this transaction.
     """
 
     model: str
@@ -63,6 +67,7 @@ class Permit:
     renames: tuple[str, str] | None = None
     lock_wait_s: float | None = None
     recorded: bool = field(default=False, init=False)
+    checked: set[Move] = field(default_factory=set, init=False)
 
 
 _PERMIT: ContextVar[Permit | None] = ContextVar("registry_gate_permit", default=None)
@@ -159,6 +164,11 @@ def record_in(session: Session) -> None:
                 "the name was moved or removed by somebody else in the meantime, so nothing was changed: ask again",
                 "target_changed",
             ) from err
+        # A name that means this number already is not written again, so no flush looked at it: what is recorded must
+        # be true of it all the same.
+        for move in permit.moves:
+            if move not in permit.checked:
+                _require_same_row(session, move, move.target.model)
         permit.record(session.connection())
         permit.recorded = True
         session.info[_RECORDED] = True
@@ -319,6 +329,8 @@ def _require(session: Session, target: Target, version: int) -> None:
     if move is None:
         raise refusal(f"{target} -> version {version} was written without an allowed decision", "unreviewed_write")
     _require_same_row(session, move, target.model)
+    if permit is not None:
+        permit.checked.add(move)
     session.info[_MOVED] = True
 
 
@@ -410,6 +422,7 @@ def _require_rename(session: Session, row: SqlRegisteredModel, old_names: Iterab
         )
     for move in permit.moves:
         _require_same_row(session, move, old)
+        permit.checked.add(move)
     session.info[_MOVED] = True
 
 

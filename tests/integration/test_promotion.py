@@ -748,6 +748,34 @@ def test_version_recreated_between_check_and_write_is_refused(server: Server, lo
     assert server.ledger.decisions(model=clinical) == []
 
 
+@pytest.mark.parametrize("kind", ["alias", "stage"])
+def test_a_name_that_already_means_the_number_of_a_version_recreated_meanwhile_is_not_recorded(
+    server: Server, local_store: Any, clinical: str, kind: str
+) -> None:
+    """Nothing is written then, for the name's row stays as it is; the decision would be about another version."""
+    version = server.registered(clinical)
+
+    def ask(registry: Any) -> None:
+        if kind == "alias":
+            registry.set_registered_model_alias(clinical, "champion", str(version))
+        else:
+            registry.transition_model_version_stage(clinical, str(version), "Production", False)
+
+    ask(local_store)
+
+    def recreate_and_promote() -> None:
+        server.client.delete_registered_model(clinical)
+        assert server.registered(clinical) == version
+        ask(server.client)
+
+    with interleaved(local_store.gate, recreate_and_promote):
+        denial = refused(lambda: ask(local_store))
+    assert codes(denial) == ["version_changed"]
+    newest, *_ = server.ledger.decisions(model=clinical)
+    created = server.sql("SELECT creation_time FROM model_versions WHERE name = :name", name=clinical)
+    assert [newest["version"]["created_ms"]] == [row[0] for row in created]
+
+
 def test_alias_set_while_a_rename_is_reviewed_is_noticed(
     server: Server, local_store: Any, clinical: str, other_name: str
 ) -> None:

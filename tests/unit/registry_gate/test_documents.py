@@ -155,6 +155,7 @@ def test_bytes_that_are_no_utf8_are_refused_with_their_line() -> None:
         ("a: [x, # note\x85 y]\n", "tiny.yaml:1: expected valid YAML, got: the control character U+0085"),
         ("a: 1 # note\rb: 2\n", "tiny.yaml:1: expected valid YAML, got: the control character U+000D"),
         ("a: 1\na: 2\n", "found duplicate key"),
+        (f"a: [{'b, ' * 900}c]\na: 2\n", 'got: found duplicate key "a"'),
     ],
 )
 def test_what_is_no_document_is_refused(text: str, message: str) -> None:
