@@ -546,7 +546,7 @@ def test_lint_names_calibrations_that_count_for_nothing(
     generate_key(tmp_path / "lab.key", tmp_path / "policies" / "signers" / "lab.pem")
     people.edit("policy-set.yaml", "signers:\n", "signers:\n    - {name: lab, publicKey: signers/lab.pem}\n")
     people.edit("general.yaml", "maxAge: 10d, signedBy: [worker]", "maxAge: 10d, signedBy: [lab]")
-    assert "there is no calibration of any of its battery's (" in linted()
+    assert "there is no calibration of refusal-minilm signed by lab" in linted()
     assert "signed by lab: nothing can be promoted" in linted()
     people.edit("general.yaml", "maxAge: 10d, signedBy: [lab]", "maxAge: 10d, signedBy: [worker]")
     first = people.calibrate(GRADERS[0])
