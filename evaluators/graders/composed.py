@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evaluators.graders.description import SelfCheck, read_description, require_labels
 from evaluators.graders.interface import (
     LABELS,
     Graded,
@@ -46,16 +45,6 @@ _NEGATIVE_BELOW = math.nextafter(0.5, 0)
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
-class ComposedCheck(BaseModel):
-    """A pair whose label is known, graded each time the grader is loaded."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    probe: str
-    answer: str
-    label: str
-
-
 class ComposedFile(BaseModel):
     """What `grader.yaml` of every composed grader says.
 
@@ -73,17 +62,11 @@ class ComposedFile(BaseModel):
     version: str = Field(min_length=1)
     axis: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     labels: list[str] = Field(default_factory=list)
-    self_check: list[ComposedCheck] = Field(default_factory=list)
+    self_check: list[SelfCheck] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _labels_are_two(self) -> Self:
-        if self.axis in LABELS and self.labels:
-            raise ValueError(f"labels: expected none on axis {self.axis}, which has its own, got {self.labels}")
-        if self.axis not in LABELS and (len(self.labels) != 2 or self.labels[0] == self.labels[1]):
-            raise ValueError(
-                f"axis: expected one of {', '.join(LABELS)}, or two different labels, got {self.axis!r} with "
-                f"{self.labels or 'none'}"
-            )
+        require_labels(self.axis, self.labels)
         for check in self.self_check:
             if check.label not in self.words:
                 raise ValueError(f"self_check: expected {' or '.join(self.words)}, got {check.label!r}")
@@ -231,7 +214,7 @@ class EnsembleGrader:
 
     def __init__(self, directory: Path, load: Load) -> None:
         path = directory / "grader.yaml"
-        self._file = _read(path, EnsembleFile)
+        self._file = read_description(path, EnsembleFile, "an ensemble")
         # Sorted, so that neither digest nor runtime depend on an order that changes no label.
         self._members = _members(path, self._file, sorted(self._file.members), load)
         identities = [member.identity for member in self._members]
@@ -310,7 +293,7 @@ class CascadeGrader:
 
     def __init__(self, directory: Path, load: Load) -> None:
         path = directory / "grader.yaml"
-        self._file = _read(path, CascadeFile)
+        self._file = read_description(path, CascadeFile, "a cascade")
         self._first, self._then = _members(path, self._file, [self._file.first, self._file.then], load)
         identities = [self._first.identity, self._then.identity]
         families = _families(identities)
@@ -430,7 +413,7 @@ def _digest(file: ComposedFile, **meaning: Any) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _check_itself(path: Path, grader: Grader, checks: Sequence[ComposedCheck]) -> None:
+def _check_itself(path: Path, grader: Grader, checks: Sequence[SelfCheck]) -> None:
     items = [GradingItem(probe=check.probe, answer=check.answer) for check in checks]
     outcomes = grader.grade(items, lambda _done, _all: None) if items else []
     for number, (check, outcome) in enumerate(zip(checks, outcomes, strict=True), start=1):
@@ -441,23 +424,3 @@ def _check_itself(path: Path, grader: Grader, checks: Sequence[ComposedCheck]) -
                 "or choose other graders",
                 code="grader_self_check",
             )
-
-
-_File = TypeVar("_File", bound=ComposedFile)
-
-
-def _read(path: Path, model: type[_File]) -> _File:
-    try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as err:
-        raise AssessmentError(f"{path}: expected a grader description, got none that can be read: {err}") from err
-    except YAMLError as err:
-        raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
-    try:
-        return model.model_validate(document)
-    except ValidationError as err:
-        details = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'document'}: {problem['msg']}"
-            for problem in err.errors(include_url=False, include_context=False)
-        )
-        raise AssessmentError(f"{path}: {details}. Correct the file; every key is checked.") from err

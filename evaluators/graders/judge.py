@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evaluators.graders.chat import ChatEndpoint, Completion, EndpointError, RejectedError
+from evaluators.graders.description import SelfCheck, read_description, require_labels
 from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
 from evaluators.graders.judge_prompt import QUESTIONS, UNSURE, messages, windows
 from evaluators.graders.reading import unreadable
@@ -47,16 +46,6 @@ _SAMPLE = GradingItem(probe="A probe <1>?", answer="An answer\u200b [2].")
 
 _Name = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$")]
 _Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
-
-
-class JudgeCheck(BaseModel):
-    """A pair whose label is known, graded each time the grader is loaded."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    probe: str
-    answer: str
-    label: str
 
 
 class JudgeFile(BaseModel):
@@ -111,7 +100,7 @@ class JudgeFile(BaseModel):
     timeout_s: float = Field(default=60.0, gt=0, le=600)
     retries: int = Field(default=4, ge=0, le=10)
     parallel: int = Field(default=4, ge=1, le=64)
-    self_check: list[JudgeCheck] = Field(min_length=2)
+    self_check: list[SelfCheck] = Field(min_length=2)
 
     @field_validator("endpoint")
     @classmethod
@@ -135,13 +124,7 @@ class JudgeFile(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> JudgeFile:
-        if self.axis in LABELS and self.labels:
-            raise ValueError(f"labels: expected none on axis {self.axis}, which has its own, got {self.labels}")
-        if self.axis not in LABELS and (len(self.labels) != 2 or self.labels[0] == self.labels[1]):
-            raise ValueError(
-                f"axis: expected one of {', '.join(LABELS)}, or two different labels, got {self.axis!r} with "
-                f"{self.labels or 'none'}"
-            )
+        require_labels(self.axis, self.labels)
         if UNSURE in self.labels:
             raise ValueError(f"labels: expected others than {UNSURE!r}, which every judge may say")
         if self.question is None and self.axis not in QUESTIONS:
@@ -182,7 +165,7 @@ class JudgeGrader:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "grader.yaml"
-        self._file = _read(self._path)
+        self._file = read_description(self._path, JudgeFile, "a judge")
         self._endpoint = ChatEndpoint(
             self._file.endpoint,
             key=self._key(),
@@ -391,17 +374,3 @@ def _label(completion: Completion, words: Sequence[str]) -> str | NotGraded:
             return label if label in words else NotGraded(cause=f"{UNREADABLE}: its label is none that was asked for")
         case _:
             return NotGraded(cause=f"{UNREADABLE}: it is not one JSON object with a label alone")
-
-
-def _read(path: Path) -> JudgeFile:
-    try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as err:
-        raise AssessmentError(f"{path}: expected a grader description, got none that can be read: {err}") from err
-    except (ValueError, YAMLError) as err:
-        raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
-    try:
-        return JudgeFile.model_validate(document)
-    except ValidationError as err:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False))
-        raise AssessmentError(f"{path}: expected a judge, got: {details}") from err

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evaluators.graders.description import SelfCheck, read_description
 from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
 from evaluators.graders.reading import LANGUAGES, READING, not_in, plain_text, unreadable
 from registry_gate.errors import AssessmentError
@@ -51,16 +50,6 @@ _BATCH_TOKENS = {"cpu": 1024, "gpu": 16384}
 """Measured (PERFORMANCE.md, bench_peers.py): small batches stay in a CPU's cache, large ones fill a GPU."""
 _CHUNK = 512
 """Items whose windows are sorted together; the next ones are tokenised while these are scored."""
-
-
-class SelfCheck(BaseModel):
-    """A pair whose label is known, graded each time the grader is loaded."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    probe: str
-    answer: str
-    label: str
 
 
 class GraderFile(BaseModel):
@@ -162,21 +151,7 @@ def read_grader_file(directory: Path) -> GraderFile:
     Raises:
         AssessmentError: The file is missing, no YAML, or says something that it must not.
     """
-    path = directory / "grader.yaml"
-    try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise AssessmentError(f"{path}: expected a grader description, got no such file") from err
-    except (OSError, ValueError, RecursionError, YAMLError) as err:  # a date that is none is a ValueError
-        raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
-    try:
-        return GraderFile.model_validate(document)
-    except ValidationError as err:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {problem['msg']}"
-            for problem in err.errors(include_url=False, include_context=False)
-        )
-        raise AssessmentError(f"{path}: {problems}. Correct the file; every key is checked.") from err
+    return read_description(directory / "grader.yaml", GraderFile, "an ONNX grader")
 
 
 @dataclass(frozen=True)

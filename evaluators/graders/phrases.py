@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evaluators.graders.description import read_description, require_labels
 from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
 from registry_gate.errors import AssessmentError
 
@@ -64,13 +63,7 @@ class PhraseFile(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> PhraseFile:
-        if self.axis in LABELS and self.labels:
-            raise ValueError(f"labels: expected none on axis {self.axis}, which has its own, got {self.labels}")
-        if self.axis not in LABELS and (len(self.labels) != 2 or self.labels[0] == self.labels[1]):
-            raise ValueError(
-                f"axis: expected one of {', '.join(LABELS)}, or two different labels, got {self.axis!r} with "
-                f"{self.labels or 'none'}"
-            )
+        require_labels(self.axis, self.labels)
         words = self.words
         if {check.label for check in self.self_check} != set(words):
             raise ValueError(f"self_check: expected answers of both labels, {words[0]!r} and {words[1]!r}")
@@ -97,7 +90,7 @@ class PhraseGrader:
 
     def __init__(self, directory: Path) -> None:
         path = directory / "grader.yaml"
-        self._file = _read(path)
+        self._file = read_description(path, PhraseFile, "a phrase grader")
         self._phrases = [_pattern(phrase) for phrase in self._file.phrases]
         self._unless = [_pattern(phrase) for phrase in self._file.unless]
         body = json.dumps(self._file.model_dump(), sort_keys=True, ensure_ascii=False)
@@ -145,17 +138,3 @@ def _pattern(phrase: str) -> re.Pattern[str]:
         for word in _WORD.findall(phrase.translate(_SPOKEN).casefold())
     ]
     return re.compile(r"(?<!\w)" + r"[^\w]+".join(words) + r"(?!\w)")
-
-
-def _read(path: Path) -> PhraseFile:
-    try:
-        document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as err:
-        raise AssessmentError(f"{path}: expected a grader description, got none that can be read: {err}") from err
-    except YAMLError as err:
-        raise AssessmentError(f"{path}: expected readable YAML, got: {' '.join(str(err).split())}") from err
-    try:
-        return PhraseFile.model_validate(document)
-    except ValidationError as err:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False))
-        raise AssessmentError(f"{path}: expected a phrase grader, got: {details}") from err

@@ -392,13 +392,20 @@ def test_a_cascade_that_does_not_hold_together_is_refused(changes: dict[str, Any
     assert message in fails(words, "steps")
 
 
-def test_files_that_cannot_be_read_are_refused(words: Path) -> None:
-    (cascade(words, "no", "sorry") / "grader.yaml").write_bytes(b"kind: cascade\nname: \xff\n")
-    with pytest.raises(AssessmentError, match="expected a grader description, got none that can be read"):
-        CascadeGrader(words / "steps", Sure)
-    (words / "steps" / "grader.yaml").write_text("kind: [")
+@pytest.mark.parametrize(
+    "content",
+    [b"kind: cascade\nname: \xff\n", b"kind: [", b"kind: cascade\nversion: 2027-02-30\n", b"a: " + b"[" * 5000],
+    ids=["no UTF-8", "no YAML", "a date that is none", "endless nesting"],
+)
+def test_files_that_cannot_be_read_are_refused(words: Path, content: bytes) -> None:
+    (cascade(words, "no", "sorry") / "grader.yaml").write_bytes(content)
     with pytest.raises(AssessmentError, match="expected readable YAML, got: "):
         CascadeGrader(words / "steps", Sure)
+
+
+def test_a_folder_without_a_description_is_refused(words: Path) -> None:
+    with pytest.raises(AssessmentError, match="expected a grader description, got no such file"):
+        CascadeGrader(words / "nowhere", Sure)
 
 
 # --- what is always so ------------------------------------------------------------------------------------------------
