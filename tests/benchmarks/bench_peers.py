@@ -1,25 +1,32 @@
 """Graders beside what users would pick instead, and beside what the processor or the card can do.
 
     python tests/benchmarks/bench_peers.py [--device cpu|cuda] [--texts 2000] [--rounds 5] [--models minilm base]
+        [--optimum PYTHON]
 
 `--device cuda` needs an NVIDIA GPU, torch built for CUDA and onnxruntime-gpu with its libraries (the extras `cuda` and
 `cudnn`, or those that torch brings); what is missing is said before anything is measured, with exit code 2. The models
 have random weights, so nothing is fetched.
+
+`--optimum` names the interpreter of an environment with optimum-onnx, which wants an older transformers than we use:
+`python -m venv E; E/bin/pip install torch==2.13.0 'optimum-onnx[onnxruntime]' 'transformers<4.58'`. On a CPU only.
 
 Texts: pairs of plain words of log-normal lengths, median about 120 tokens, at most 512, in random order. Every way
 scores all of them from text to probability. Each peer runs at several batch sizes, sorted by length and as they come,
 and its best counts. Ways are interleaved, the median of the rounds counts.
 
 Share of peak: 2 x parameters of the layers x real tokens + 4 x length^2 x width per layer, over the time from text to
-probability, divided by what a large product (fp32 on a CPU, fp16 on a GPU) reaches in the same run.
+probability, divided by what a large product (fp32 on a CPU, fp16 on a GPU) reaches in the same run. On a CPU the share is
+also given for the encoder alone, fed with rows of 256 tokens and no padding.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -49,6 +56,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="+", choices=list(WIDTHS), default=list(WIDTHS))
+    parser.add_argument("--optimum", type=Path, metavar="PYTHON", help="an interpreter that has optimum-onnx")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every way on the CPU")
     options = parser.parse_args()
     device = options.device
@@ -133,6 +141,12 @@ def compare(
         for ordered in (False, True) if size > 1 else (False,):
             label = f"transformers pipeline {precision}, batch {size}{', sorted' if ordered else ''}"
             ways[label] = lambda size=size, ordered=ordered: pipeline(served, items, size, ordered, device)
+    if options.optimum and not on_gpu:
+        peer = Optimum(options.optimum, served, folder / "optimum", items, options.threads)
+        for kind in ("exported", "optimised"):
+            for size, ordered in ((1, False), (8, True), (32, False), (32, True)):
+                label = f"optimum {kind} fp32, batch {size}{', sorted' if ordered else ''}"
+                ways[label] = lambda kind=kind, size=size, ordered=ordered: peer.scores(kind, size, ordered)
     if on_gpu:
         compiled = torch.compile(served, dynamic=False)
         for tokens in (32768, 131072):
@@ -168,7 +182,45 @@ def compare(
             f"| {way} | {len(items) / value:,.0f} | {value / ours_best:.2f} x | {operations / value / peak:.1%} | "
             f"{same / len(items):.2%} | {apart:.4f} |"
         )
+    if not on_gpu:
+        share = encoder_rate(directories["fp32"] / "model.onnx", model, options.threads) / peak
+        print(f"\nThe fp32 encoder alone at 256 tokens a row: {share:.1%} of what a large product reaches.")
     print()
+
+
+class Optimum:
+    """The pipelines of optimum in a process of another interpreter; `scores` is one run over all texts.
+
+    Raises:
+        RuntimeError: The process ended or answered with an error.
+    """
+
+    def __init__(self, python: Path, model: Any, folder: Path, items: Sequence[GradingItem], threads: int) -> None:
+        model.save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        texts = folder / "texts.json"
+        texts.write_text(json.dumps([(item.probe, item.answer) for item in items]), encoding="utf-8")
+        script = Path(__file__).with_name("optimum_peer.py")
+        self._process = subprocess.Popen(
+            [python, script, folder, texts, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def scores(self, kind: str, size: int, ordered: bool) -> list[float]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{kind} {size} {'sorted' if ordered else 'plain'}\n")
+        self._process.stdin.flush()
+        return list(self._answer()["scores"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("optimum_peer "):
+                found: dict[str, Any] = json.loads(line.removeprefix("optimum_peer "))
+                if "error" in found:
+                    raise RuntimeError(found["error"])
+                return found
+        raise RuntimeError(f"expected an answer of optimum_peer.py, got its end with {self._process.wait()}")
 
 
 class Unchecked(OnnxGrader):
@@ -343,6 +395,28 @@ def flop(model: Any, items: Sequence[GradingItem]) -> float:
     ]
     attention = 4 * config.hidden_size * config.num_hidden_layers
     return float(sum(2 * parameters * n + attention * n * n for n in lengths))
+
+
+def encoder_rate(graph: Path, model: Any, threads: int) -> float:
+    """Operations per second of the exported encoder on batches of four rows of 256 tokens, nothing padded."""
+    import numpy
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
+    rows, length = 4, 256
+    ids = numpy.random.default_rng(3).integers(5, 999, (rows, length))
+    columns = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "token_type_ids": numpy.zeros_like(ids)}
+    times = []
+    for _ in range(12):
+        started = time.perf_counter()
+        session.run(None, columns)
+        times.append(time.perf_counter() - started)
+    parameters = sum(p.numel() for p in model.bert.encoder.parameters())
+    config = model.config
+    attention = 4 * config.hidden_size * config.num_hidden_layers * length**2
+    return float(rows * (2 * parameters * length + attention) / statistics.median(times[3:]))
 
 
 def product_rate(device: str) -> float:
