@@ -15,8 +15,8 @@ scores all of them from text to probability. Each peer runs at several batch siz
 and its best counts. Ways are interleaved, the median of the rounds counts.
 
 Share of peak: 2 x parameters of the layers x real tokens + 4 x length^2 x width per layer, over the time from text to
-probability, divided by what a large product (fp32 on a CPU, fp16 on a GPU) reaches in the same run. On a CPU the share is
-also given for the encoder alone, fed with rows of 256 tokens and no padding.
+probability, divided by what a large product (fp32 on a CPU, fp16 on a GPU) reaches in the same run. On a CPU the share
+is also given for the encoder alone, fed with rows of 256 tokens and no padding.
 """
 
 from __future__ import annotations
