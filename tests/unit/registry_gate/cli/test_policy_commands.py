@@ -147,7 +147,7 @@ def test_diff_tells_meaning_and_exits_with_3_where_some_changes(installed: Path,
     )
     answer = run("policy", "diff", "old", "policies")
     assert answer.code == 3
-    assert answer.out.splitlines()[0] == "looser    medical: maxAge was 90d, is 180d"
+    assert answer.out.splitlines()[0] == "looser    medical: evidence.maxAge was 90d, is 180d"
     found = run("policy", "diff", "policies", "old", "--format", "json").json
     assert found["counts"] == {"stricter": 2, "looser": 0, "neither": 0, "wording": 0}
 
@@ -167,7 +167,7 @@ def test_diff_between_revisions_needs_no_keys(installed: Path, run: Run) -> None
     path.write_text(path.read_text(encoding="utf-8").replace("maxAge: 90d", "maxAge: 30d"), encoding="utf-8")
     git(installed, "commit", "-qam", "two")
     answer = run("policy", "diff", "v1..")
-    assert answer.code == 3 and answer.out.startswith("stricter  medical: maxAge was 90d, is 30d")
+    assert answer.code == 3 and answer.out.startswith("stricter  medical: evidence.maxAge was 90d, is 30d")
     assert run("policy", "diff", "v1:policies", "policies").code == 3
     assert run("policy", "diff", "v1..v1").code == 0
 
