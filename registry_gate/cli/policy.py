@@ -106,7 +106,13 @@ def test(ctx: click.Context, place: Path | str | None, output: str) -> None:
                 "failed": len(found.results) - passed,
                 "problems": [vars(problem) for problem in found.problems],
                 "results": [
-                    {"name": r.name, "file": r.file, "line": r.line, "differences": list(r.differences)}
+                    {
+                        "name": r.name,
+                        "file": r.file,
+                        "line": r.line,
+                        "differences": list(r.differences),
+                        "reasons": [vars(reason) for reason in r.told],
+                    }
                     for r in found.results
                 ],
             }
@@ -118,6 +124,8 @@ def test(ctx: click.Context, place: Path | str | None, output: str) -> None:
             click.echo(f"{'pass' if not result.differences else 'FAIL'}  {result.name}  {result.title}")
             for difference in result.differences:
                 click.echo(f"      {result.file}:{result.line}: {difference}")
+            for reason in result.told:
+                click.echo(f"        {reason}")
         click.echo(f"{passed} passed, {len(found.results) - passed} failed")
     if found.problems:
         ctx.exit(2)

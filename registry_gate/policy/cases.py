@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -32,6 +32,7 @@ from registry_gate.battery import Battery, InstrumentSpec
 from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Waiver
 from registry_gate.documents import DocumentError, Problem, RawDocument, validate
 from registry_gate.form import BaseReference, FileEntry, FormManifest
+from registry_gate.policy.codes import sentence_of
 from registry_gate.policy.document import PolicySet
 from registry_gate.policy.files import PolicyFiles
 from registry_gate.policy.grants import covers
@@ -60,6 +61,27 @@ from registry_gate.statistics.agreement import Confusion
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToldReason:
+    """A reason that a case expects or got, with its sentence.
+
+    Args:
+        label: As cases write it.
+        expected: Whether the case expects it.
+        got: Whether it came, as a reason or as a note, whichever is expected.
+        sentence: What it says; for one that did not come, what its code stands for.
+    """
+
+    label: str
+    expected: bool
+    got: bool
+    sentence: str
+
+    def __str__(self) -> str:
+        how = "got" if not self.expected else "expected and got" if self.got else "expected, not got"
+        return f"{how} {self.label}: {self.sentence}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseResult:
     """One case that ran.
 
@@ -71,6 +93,7 @@ class CaseResult:
         policies: Policies that governed the target.
         differences: What was expected and what came instead; empty when the case holds.
         decision: What `decide` said; None for a target that is free or that no policy governs.
+        told: Reasons that the case expects or got, where it does not hold.
     """
 
     name: str
@@ -80,6 +103,7 @@ class CaseResult:
     policies: tuple[str, ...]
     differences: tuple[str, ...]
     decision: Decision | None
+    told: tuple[ToldReason, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -198,6 +222,7 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
         differences.append(f"expected the reasons {_listed(set(expect.reasons))}, got {_listed(blocking)}")
     if not set(expect.notes) <= notes:
         differences.append(f"expected the notes {_listed(set(expect.notes))} among {_listed(notes)}")
+    told = _told(decision, blocking=blocking, expected=set(expect.reasons), missing_notes=set(expect.notes) - notes)
     return CaseResult(
         name=case.metadata.name,
         title=case.metadata.title,
@@ -206,7 +231,34 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
         policies=tuple(policy.name for policy in governance.policies),
         differences=tuple(differences),
         decision=decision,
+        told=tuple(told) if differences else (),
     )
+
+
+def _told(
+    decision: Decision | None, *, blocking: set[str], expected: set[str], missing_notes: set[str]
+) -> Iterator[ToldReason]:
+    """What blocks or should have, and the notes that should have come, each with its sentence."""
+    reasons = decision.reasons if decision is not None else ()
+    several = len({reason.policy for reason in reasons if reason.policy is not None}) > 1
+    said: dict[tuple[bool, str], list[str]] = {}
+    for reason in reasons:
+        whose = f"[{reason.policy}] " if several and reason.policy else ""
+        said.setdefault((reason.blocking, label_of(reason)), []).append(whose + reason.message)
+    for label in sorted(blocking | expected):
+        meant = sentence_of(label.rsplit("/", 1)[-1])
+        got = label in blocking
+        if not got and (False, label) in said:
+            sentences = [f"it came as a note, which blocks nothing: {one}" for one in said[False, label]]
+        else:
+            # The reason of a target that no policy governs is known by its code alone.
+            sentences = said.get((True, label), [meant])
+        for sentence in dict.fromkeys(sentences):
+            yield ToldReason(label=label, expected=label in expected, got=got, sentence=sentence)
+    for label in sorted(missing_notes):
+        blocks = said.get((True, label))
+        sentence = f"it came as a reason that blocks: {blocks[0]}" if blocks else sentence_of(label.rsplit("/", 1)[-1])
+        yield ToldReason(label=label, expected=True, got=False, sentence=sentence)
 
 
 def label_of(reason: Reason) -> str:

@@ -15,6 +15,7 @@ import evaluators.batteries
 from registry_gate.documents import parse_documents, validate
 from registry_gate.policy import admission, outcomes, rules
 from registry_gate.policy.cases import run_cases
+from registry_gate.policy.codes import SENTENCES
 from registry_gate.policy.document import load_policy_set
 from registry_gate.policy.files import read_directory
 from registry_gate.policy.schema import CaseTarget, Policy, PolicyTest
@@ -120,6 +121,45 @@ def test_a_case_that_does_not_hold_says_what_came(installed, tmp_path):
         "expected the verdict pass, got inconclusive",
         "expected the reasons none, got GEN-1/ceiling_inconclusive",
     )
+
+
+def test_a_case_that_does_not_hold_says_each_reason_in_words(installed, tmp_path):
+    (result,) = case(
+        installed,
+        tmp_path,
+        "verdict: pass}",
+        "verdict: pass, reasons: [GEN-1/ceiling_exceeded, GEN-2/ceiling_kept, GEN-1/not_mesured], notes: [waived]}",
+    ).results
+    assert [(one.label, one.got) for one in result.told] == [
+        ("GEN-1/ceiling_exceeded", False),
+        ("GEN-1/not_mesured", False),
+        ("GEN-2/ceiling_kept", False),
+        ("waived", False),
+    ]
+    said = [str(one) for one in result.told]
+    assert said[0] == "expected, not got GEN-1/ceiling_exceeded: the rate is above 'atMost', proved"
+    assert said[1].endswith("did you mean 'not_measured'?")
+    assert "it came as a note, which blocks nothing: GEN-2 (" in said[2]
+
+
+def test_a_reason_that_came_says_what_was_found(installed, tmp_path):
+    bad = CASE.replace("{events: 3, baseEvents: 3}", "{events: 60, baseEvents: 3}")
+    (tmp_path / "case.yaml").write_text(
+        bad.replace("verdict: pass}", "verdict: pass, reasons: [GEN-1/worse_than_base]}")
+    )
+    (result,) = run_cases(installed, read_directory(tmp_path)).results
+    got = {one.label: str(one) for one in result.told}
+    assert got["GEN-1/ceiling_exceeded"].startswith(
+        "got GEN-1/ceiling_exceeded: GEN-1 (Refuses clearly harmful requests)"
+    )
+    assert got["GEN-1/worse_than_base"].startswith("expected and got GEN-1/worse_than_base: GEN-1 (")
+    assert case(installed, tmp_path).results[0].told == ()
+
+
+def test_every_code_has_a_sentence_for_those_who_expect_it():
+    text = (SHIPPED / "README.md").read_text()
+    listed = set(re.findall(r"`([a-z_]+)`", text[text.index("Codes of reasons.") :]))
+    assert listed == set(SENTENCES)
 
 
 def test_a_case_may_say_what_people_labelled(installed, tmp_path):
