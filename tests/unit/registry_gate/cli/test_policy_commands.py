@@ -88,6 +88,19 @@ def test_new_overwrites_nothing(installed: Path, run: Run) -> None:
     assert not (installed / "policies" / "education.yaml").exists()
 
 
+def test_lint_looks_at_the_cases_and_says_where_a_policy_lies_that_is_not_in_force(installed: Path, run: Run) -> None:
+    path = installed / "policies" / "cases" / "legal.yaml"
+    shutil.copy(installed / "policies" / "legal.yaml", path)
+    answer = run("policy", "lint")
+    assert answer.code == 2
+    assert f"error: {path}:" in answer.out and "here it is not in force; move it to the top" in answer.out
+    assert "the policies load, their cases do not: child-facing" in answer.out
+    assert not run("policy", "lint", "--format", "json").json["valid"]
+    assert run("policy", "explain", "medical").code == 0
+    path.unlink()
+    assert run("policy", "lint").code == 0
+
+
 def test_explain_says_all_policies_or_one(installed: Path, run: Run) -> None:
     everything = run("policy", "explain").out
     assert "A promotion that no policy governs is denied." in everything and "GEN-1" in everything

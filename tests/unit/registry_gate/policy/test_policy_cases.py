@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 import evaluators.batteries
 from registry_gate.documents import parse_documents, validate
+from registry_gate.evidence.keys import generate_key
 from registry_gate.policy import admission, outcomes, rules
-from registry_gate.policy.cases import run_cases
+from registry_gate.policy.cases import lint_cases, run_cases
 from registry_gate.policy.codes import SENTENCES
 from registry_gate.policy.document import load_policy_set
 from registry_gate.policy.files import read_directory
@@ -240,6 +241,104 @@ def test_a_calibration_of_a_grader_that_no_battery_has_is_a_problem(asking, tmp_
     (problem,) = report.problems
     assert problem.key == "spec.calibrations[0].grader"
     assert problem.message.startswith("expected a grader of a battery (") and "'harm-minlm'" in problem.message
+
+
+@pytest.fixture(scope="module")
+def granting(installed, tmp_path_factory):
+    """The shipped policies, with people who may waive, approve and break glass; the medical one grants nothing."""
+    directory = tmp_path_factory.mktemp("granting") / "policies"
+    shutil.copytree(installed.files.place, directory)
+    general = directory / "general.yaml"
+    text = general.read_text(encoding="utf-8")
+    grants = "waivers: {approvers: [dana], longest: 30d, budget: 3}\n  approvals: {count: 1, from: [dana, kim]}"
+    general.write_text(text.replace("\n  rules:", f"\n  {grants}\n  rules:"), encoding="utf-8")
+    people = []
+    for name in ("dana", "kim"):
+        generate_key(directory.parent / f"{name}.key", directory / "signers" / f"{name}.pem")
+        people.append(f"{{name: {name}, publicKey: signers/{name}.pem}}")
+    a_set = directory / "policy-set.yaml"
+    opening = "breakGlass: {longest: 4h, roles: [{name: commander, people: [kim]}]}"
+    a_set.write_text(
+        f"{a_set.read_text(encoding='utf-8')}  people: [{', '.join(people)}]\n  {opening}\n", encoding="utf-8"
+    )
+    return load_policy_set(directory, [BATTERIES])
+
+
+ENDS = "expiresAt: 2026-11-24T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "said"),
+    [
+        (
+            f"waivers: [{{policy: generl, rules: [GEN-1], approver: dana, requester: a, {ENDS}}}]",
+            "spec.waivers[0].policy",
+            "expected a policy of the set (",
+        ),
+        (
+            f"waivers: [{{policy: general, rules: [GEN-1, GEN-9], approver: dana, requester: a, {ENDS}}}]",
+            "spec.waivers[0].rules[1]",
+            "expected a rule of policy general (GEN-1, GEN-2), got 'GEN-9'; did you mean",
+        ),
+        (
+            f"waivers: [{{policy: general, rules: [GEN-1], approver: dnaa, requester: a, {ENDS}}}]",
+            "spec.waivers[0].approver",
+            "expected somebody under 'people' of policy-set.yaml (dana, kim), got 'dnaa'; did you mean 'dana'?",
+        ),
+        ("approvals: [{policy: generl, approver: dana}]", "spec.approvals[0].policy", "expected a policy of the set ("),
+        (
+            "approvals: [{policy: general, approver: eve}]",
+            "spec.approvals[0].approver",
+            "expected somebody under 'people' of policy-set.yaml (dana, kim), got 'eve'; what somebody else signed",
+        ),
+        (
+            f"breakGlass: [{{person: kim, role: comander, {ENDS}}}]",
+            "spec.breakGlass[0].role",
+            "expected a role under 'breakGlass' of policy-set.yaml (commander), got 'comander'; did you mean",
+        ),
+        (f"breakGlass: [{{person: eve, role: commander, {ENDS}}}]", "spec.breakGlass[0].person", "expected somebody"),
+        (
+            "calibrations: [{grader: harm-minilm, signedBy: [lab]}]",
+            "spec.calibrations[0].signedBy[0]",
+            "expected a signer of policy-set.yaml (worker), got 'lab'",
+        ),
+    ],
+)
+def test_a_name_that_the_set_does_not_know_is_a_problem_of_the_case(granting, tmp_path, given, key, said):
+    report = case(granting, tmp_path, "  expect: {", f"  {given}\n  expect: {{")
+    assert (report.passed, report.ran) == (False, 0)
+    (problem,) = report.problems
+    assert (problem.line, problem.key) == (13, key)
+    assert problem.message.startswith(said)
+    assert lint_cases(granting, read_directory(tmp_path)) == report.problems
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        # Known, and not allowed: what such cases try.
+        f"waivers: [{{policy: general, rules: [GEN-1], approver: kim, requester: a, {ENDS}}}]",
+        f"breakGlass: [{{person: dana, role: commander, {ENDS}}}]",
+        # What a stranger signed.
+        f"waivers: [{{policy: general, rules: [GEN-1], approver: eve, requester: a, {ENDS}, unverified: no such key}}]",
+        "approvals: [{policy: general, approver: eve, unverified: no such key}]",
+        # Of a policy that grants nothing to anybody.
+        f"waivers: [{{policy: medical, rules: [MED-1], approver: eve, requester: a, {ENDS}}}]",
+    ],
+)
+def test_a_case_may_try_what_is_not_allowed(granting, tmp_path, given):
+    report = case(granting, tmp_path, "  expect: {", f"  {given}\n  expect: {{")
+    assert (report.ran, report.problems) == (1, ())
+
+
+def test_a_policy_among_the_cases_is_a_problem_also_where_the_set_does_not_load(tmp_path):
+    shutil.copy(SHIPPED / "legal.yaml", tmp_path / "legal.yaml")
+    (problem,) = lint_cases(None, read_directory(tmp_path))
+    assert problem.key == "kind" and problem.line > 1
+    assert problem.message == (
+        "expected 'PolicyTest', got 'PromotionPolicy': here it is not in force; move it to the top of the policy "
+        "directory"
+    )
 
 
 def test_a_file_that_would_be_skipped_is_a_problem(installed, tmp_path):
