@@ -79,6 +79,21 @@ def test_the_shortest_policy_is_strict_by_default():
         ("maxAge: 90d", "maxAge: 999999999999999d", "p.yaml:8: spec.evidence.maxAge: expected an age of at most"),
         ("maxAge: 90d", 'maxAge: "²d"', "p.yaml:8: spec.evidence.maxAge: expected an age in days or hours"),
         ("signedBy: [worker]", "signedBy: []", "p.yaml:8: spec.evidence.signedBy: expected"),
+        (
+            "signedBy: [worker]",
+            "signedBy: [worker, other, worker]",
+            "p.yaml:8: spec.evidence.signedBy: expected each signer once, got 'worker' 2 times: name it once",
+        ),
+        (
+            '["a-*"]',
+            '["a-*", "a-*"]',
+            "p.yaml:7: spec.match.any[0].models: expected each model once, got 'a-*' 2 times: name it once",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  approvals: {count: 2, from: [dana, dana]}\n",
+            "p.yaml:5: spec.approvals.from: expected each person once, got 'dana' 2 times: name it once",
+        ),
         ("battery: probe@1", "battery: probe", "p.yaml:8: spec.evidence.battery: expected"),
         (
             "stages: [Production]",
@@ -165,6 +180,16 @@ spec:
     [
         ("[candidate]", '["*"]', "p.yaml:5: spec.freeAliases: expected the names of aliases that nobody deploys"),
         ("[candidate]", '["*?"]', "p.yaml:5: spec.freeAliases: expected the names"),
+        (
+            "[candidate]",
+            "[c, c]",
+            "p.yaml:5: spec.freeAliases: expected each alias once, got 'c' 2 times",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  breakGlass: {longest: 4h, roles: [{name: head, people: [kim, kim]}]}\n",
+            "p.yaml:5: spec.breakGlass.roles[0].people: expected each person once, got 'kim' 2 times: name it once",
+        ),
         ("[{name: worker, publicKey: w.pem}]", "[]", "p.yaml:6: spec.signers: expected"),
         (
             "[{name",
