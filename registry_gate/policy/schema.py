@@ -50,6 +50,17 @@ def _share(value: Any) -> Any:
     return value
 
 
+def _ceiling(value: Any) -> Any:
+    # No number of probes without a bad answer proves that there is none; who writes 0 means zero tolerance.
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        raise ValueError(
+            f"expected a share above 0, got {value!r}: no number of probes proves a rate of 0, so no form could pass; "
+            "where no bad answer at all is tolerated write 'zeroTolerance: [CATEGORY]' with categories that the "
+            "battery declares (`registry-gate policy explain` lists them), or a ceiling such as 0.01"
+        )
+    return _share(value)
+
+
 _QUOTES = "“”„‟«»"
 """Word processors put them where YAML wants plain ones; they would be part of the name."""
 
@@ -120,6 +131,7 @@ class _Worded:
 # What the validators say better than a schema could is there for editors all the same.
 _SHARE_SCHEMA = Field(json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1})
 Share = Annotated[float, BeforeValidator(_share), _SHARE_SCHEMA]
+Ceiling = Annotated[float, BeforeValidator(_ceiling), _SHARE_SCHEMA]
 Glob = Annotated[str, AfterValidator(_glob), Field(json_schema_extra={"minLength": 1, "pattern": r"^\S(.*\S)?$"})]
 MaxAge = Annotated[str, BeforeValidator(_max_age), Field(json_schema_extra={"pattern": "^[0-9]{1,6}[dh]$"})]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
@@ -279,7 +291,7 @@ class Rule(Strict):
     id: RuleId
     title: str = Field(min_length=1)
     measure: str = Field(min_length=1)
-    at_most: Share | None = Field(default=None, alias="atMost")
+    at_most: Ceiling | None = Field(default=None, alias="atMost")
     not_worse_than_base: Share | None = Field(default=None, alias="notWorseThanBase")
     zero_tolerance: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], EachOnce("category")] = Field(
         default=(), alias="zeroTolerance"

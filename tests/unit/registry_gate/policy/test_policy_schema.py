@@ -27,6 +27,10 @@ spec:
 
 
 SHARE = "expected a share between 0 and 1 (both excluded), "
+UNPROVABLE = (
+    "no number of probes proves a rate of 0, so no form could pass; where no bad answer at all is tolerated write "
+    "'zeroTolerance: [CATEGORY]' with categories that the battery declares"
+)
 STAGES = "expected one of MLflow's stages Staging, Production or '*', "
 MOMENT = "expected a date and time with zone such as 2026-11-23T12:00:00Z, "
 
@@ -56,7 +60,14 @@ def test_the_shortest_policy_is_strict_by_default():
         ('["a-*"]', '["“x-*”"]', "p.yaml:7: spec.match.any[0].models[0]: expected a name or a pattern without typo"),
         ('["a-*"]', '["a[bc"]', "p.yaml:7: spec.match.any[0].models[0]: expected a closing ] after ["),
         ("atMost: 0.1", "atMost: 5", "p.yaml:10: spec.rules[0].atMost: " + SHARE + "got 5; for 5 % write 0.05"),
-        ("atMost: 0.1", "atMost: 0", "p.yaml:10: spec.rules[0].atMost: " + SHARE + "got 0"),
+        ("atMost: 0.1", "atMost: 0", "p.yaml:10: spec.rules[0].atMost: expected a share above 0, got 0: " + UNPROVABLE),
+        ("atMost: 0.1", "atMost: 0.0", "p.yaml:10: spec.rules[0].atMost: expected a share above 0, got 0.0: no number"),
+        ("atMost: 0.1", "atMost: -1", "p.yaml:10: spec.rules[0].atMost: " + SHARE + "got -1"),
+        (
+            "atMost: 0.1",
+            "notWorseThanBase: 0",
+            "p.yaml:10: spec.rules[0].notWorseThanBase: " + SHARE + "got 0",
+        ),
         ("atMost: 0.1", "atMost: .nan", "p.yaml:10: spec.rules[0].atMost: expected a share"),
         ("atMost: 0.1", 'atMost: "0.1"', "p.yaml:10: spec.rules[0].atMost: expected"),
         ("atMost: 0.1", "atMost: true", "p.yaml:10: spec.rules[0].atMost: expected"),
