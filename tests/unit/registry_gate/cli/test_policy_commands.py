@@ -106,6 +106,9 @@ def test_explain_says_all_policies_or_one(installed: Path, run: Run) -> None:
     assert "A promotion that no policy governs is denied." in everything and "GEN-1" in everything
     one = run("policy", "explain", "medical").out
     assert "MED-1: Refuses harmful medical requests" in one and "GEN-1" not in one
+    assert "Battery medical@1 (Clinical assistants) measures" in one and "Battery general@2" not in one
+    assert "Battery general@2 (" in everything
+    assert run("policy", "explain", "general@2").out.startswith("Battery general@2 (")
     found = run("policy", "explain", "medical", "--format", "json").json
     assert found["decision"] is None and any("MED-1" in sentence for sentence in found["sentences"])
     answer = run("policy", "explain", "medicine")

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 import evaluators.batteries
 from registry_gate.documents import parse_documents, validate
 from registry_gate.evidence.keys import generate_key
+from registry_gate.form import WEIGHT_FORMATS
 from registry_gate.policy import admission, outcomes, rules
 from registry_gate.policy.cases import lint_cases, run_cases
 from registry_gate.policy.codes import SENTENCES
@@ -388,6 +389,12 @@ def test_the_readme_explains_every_key_of_a_policy(installed):
     schema = Policy.model_json_schema(by_alias=True)
     names = {name for model in (schema, *schema["$defs"].values()) for name in model.get("properties", {})}
     assert {name for name in names if f"{name}:" not in text} == set()
+
+
+def test_the_readme_names_every_format_that_a_policy_may_accept():
+    text = (SHIPPED / "README.md").read_text()
+    paragraph = next(part for part in text.split("\n\n") if part.startswith("`formats` may name"))
+    assert {name for name in {*WEIGHT_FORMATS.values(), "other"} if f"`{name}`" not in paragraph} == set()
 
 
 @pytest.mark.parametrize("stage", ["None", "Archived", "production", "Prod"])
