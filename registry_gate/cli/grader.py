@@ -14,6 +14,7 @@ from registry_gate.cli.signing import write_envelope
 from registry_gate.errors import AssessmentError, ConfigError
 
 if TYPE_CHECKING:
+    from registry_gate.evidence.keys import DecisionSigner
     from registry_gate.worker.graders import Calibrated, CascadeFigures, SourceFigures
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -169,9 +170,7 @@ DOMAINS = ("general", "medical", "legal", "finance")
 @click.option("--negative", multiple=True, required=True, help="A label that means the opposite; repeatable.")
 @click.option("--domain", type=click.Choice(DOMAINS), default="general", show_default=True, help="Limits to be met.")
 @click.option("--threads", type=click.IntRange(1, 256), help="CPU threads (default: the worker's setting).")
-@click.option(
-    "--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key that signs the result."
-)
+@click.option("--key", type=click.Path(dir_okay=False, path_type=Path), help="Private key that signs the result.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where the signed result goes.")
 @format_option
 @click.pass_context
@@ -218,6 +217,7 @@ def calibrate_command(
     if out is not None and out.exists():
         raise click.BadParameter(f"--out: expected a file that is not there yet, got {out}: nothing was overwritten")
     from registry_gate.cli.console import WorkerConsole
+    from registry_gate.evidence.keys import load_decision_signer
     from registry_gate.statistics.admission import LIMITS, admit
     from registry_gate.worker.graders import Columns, calibrate, load_grader, read_labelled
 
@@ -230,6 +230,8 @@ def calibrate_command(
         positive=positive,
         negative=negative,
     )
+    # Before the graders run for minutes, not after.
+    signer = load_decision_signer(key) if key is not None else None
     sha256, labelled = read_labelled(data, columns)
     # On the worker's device: a calibration counts only for what runs the grader when it votes.
     loaded = load_grader(
@@ -238,8 +240,8 @@ def calibrate_command(
     with WorkerConsole() as console:
         found = calibrate(loaded, data.name, sha256, labelled, partial(console.progress, "answers"))
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])
-    if key is not None and out is not None:
-        _write_signed(found, key, out)
+    if signer is not None and out is not None:
+        _write_signed(found, signer, out)
     cascade = {source: _cascade_of(figures, found.sources[source]) for source, figures in found.cascade.items()}
     if output == "json":
         print_json(
@@ -265,11 +267,10 @@ def calibrate_command(
     ctx.exit(0 if admission.admitted else 3)
 
 
-def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
+def _write_signed(found: Calibrated, signer: DecisionSigner, out: Path) -> None:
     from datetime import UTC, datetime
 
     from registry_gate.evidence.calibrations import sign_calibration
-    from registry_gate.evidence.keys import load_decision_signer
     from registry_gate.statistics.admission import Calibration
 
     calibration = Calibration(
@@ -283,7 +284,7 @@ def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
         sources={source: figures.counts for source, figures in found.sources.items()},
         calibrated_at=datetime.now(UTC),
     )
-    write_envelope(sign_calibration(calibration, load_decision_signer(key)), out, found.grader.digest)
+    write_envelope(sign_calibration(calibration, signer), out, found.grader.digest)
 
 
 def _figures_of(figures: SourceFigures) -> dict[str, Any]:

@@ -51,6 +51,13 @@ def test_a_grader_that_agrees_with_people_meets_the_limits_and_that_is_signed(ho
         verify_calibration(edited, keys)
 
 
+def test_a_key_that_cannot_sign_is_told_before_the_grader_runs(home: Path, run: Run) -> None:
+    assert run("policy", "key", "lab.key").code == 0
+    answer = calibrate(run, write(home / "x.jsonl", good(5)), "--key", "lab.pem", "--out", "c.json")
+    assert answer.code == 2 and "which is likely lab.key" in answer.err
+    assert "labelled" not in answer.out and not (home / "c.json").exists()
+
+
 def test_a_source_that_it_fails_on_is_named_however_good_the_others_are(home: Path, run: Run) -> None:
     wrong = [(q, a, {"full": "no", "no": "full"}[said], "m2") for q, a, said, _ in good(110)]
     answer = calibrate(run, write(home / "x.jsonl", good(400) + wrong), "--source-column", "model")
