@@ -12,6 +12,7 @@ import click
 from registry_gate.cli.common import format_option, print_json, settings_of
 from registry_gate.cli.signing import write_envelope
 from registry_gate.errors import AssessmentError, ConfigError
+from registry_gate.promotion import DOMAINS
 
 if TYPE_CHECKING:
     from registry_gate.evidence.keys import DecisionSigner
@@ -156,9 +157,6 @@ def export(
         click.echo(f"{each.directory}  {each.digest}\n  {each.agreement}; attention {each.graph}")
 
 
-DOMAINS = ("general", "medical", "legal", "finance")
-
-
 @grader.command("calibrate")
 @click.argument("name")
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -195,11 +193,10 @@ def calibrate_command(
     DATA is csv, tsv, json or jsonl; equal rows count once. For each source: labels beside people's, sensitivity,
     specificity and balanced accuracy, kappa with its lower limit (whole probes drawn), the expected calibration error
     of the probabilities, and whether the limits of the domain are met on what was shown (METHOD.md section 6): kappa at
-    least .6 (.7 in medicine, law and finance), at most 10 % false positives, 200 (300) labelled answers, at most 10 %
-    left ungraded. Pooled
-    figures are not given: they hide the source that a grader fails on. A cascade is also measured against its full run,
-    the second grader alone on every answer: how many answers were passed on, how often both say the same with an exact
-    95 % lower limit, and the balanced accuracy of both.
+    least .6 (general) or .7 (every other domain), at most 10 % false positives, 200 (300) labelled answers, at most
+    10 % left ungraded. Pooled figures are not given: they hide the source that a grader fails on. A cascade is also
+    measured against its full run, the second grader alone on every answer: how many answers were passed on, how often
+    both say the same with an exact 95 % lower limit, and the balanced accuracy of both.
 
     With --key and --out the counts are signed (one statement about one grader digest and the sha256 of the data).
     Answers are never printed.

@@ -72,6 +72,8 @@ def test_too_few_labels_or_more_limits_are_not_met(home: Path, run: Run) -> None
     some = write(home / "y.jsonl", good(110))
     assert calibrate(run, some).code == 0
     medical = calibrate(run, some, "--domain", "medical")
+    child = calibrate(run, some, "--domain", "child-facing")
+    assert child.code == 3 and "does not meet the limits of child-facing" in child.out
     assert medical.code == 3 and "expected at least 300 labelled answers, got 220" in medical.out
 
 
