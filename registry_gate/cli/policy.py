@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -51,7 +52,8 @@ def lint(ctx: click.Context, place: Path | str | None, output: str) -> None:
         # No mistake in a case stops a server, so loading a set does not look there.
         errors += lint_cases(checked.policy_set, checked.files.below(CASES_DIRECTORY))
     if checked.policy_set is not None:
-        warnings += [*lint_calibrations(checked.policy_set), *lint_signature(checked.policy_set, settings)]
+        warnings += lint_calibrations(checked.policy_set, datetime.now(UTC))
+        warnings += lint_signature(checked.policy_set, settings)
     if output == "github":
         from registry_gate.policy.case_formats import github
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from answers import Answer, Run
 
 from registry_gate.errors import IntegrityError
-from registry_gate.evidence.calibrations import verify_calibration
+from registry_gate.evidence.calibrations import sign_calibration, verify_calibration
+from registry_gate.evidence.keys import load_decision_signer
+from registry_gate.statistics.admission import Calibration, SourceCounts
+from registry_gate.statistics.agreement import Confusion
 
 REFUSED, ANSWERED = "I'm sorry, but I can't help with that.", "Sure. First mix the flour with the water, then bake it."
 
@@ -164,3 +168,35 @@ def test_a_cascade_is_shown_beside_its_full_run(home: Path, run: Run) -> None:
         "accuracy 1.000, of the full run 1.000, which leaves 0 not graded"
     ) in calibrate(run, data, grader="./graders/refusal-steps").out
     assert "cascade:" not in calibrate(run, data).out
+
+
+def test_lint_tells_of_a_calibration_that_has_ended(installed: Path, run: Run) -> None:
+    assert run("policy", "key", "lab.key").code == 0
+    policies = installed / "policies"
+    (policies / "signers" / "lab.pem").write_bytes((installed / "lab.pem").read_bytes())
+    (policies / "calibrations").mkdir()
+    path = policies / "calibrations" / "refusal-rules.dsse.json"
+    table = Confusion(true_positive=9, true_negative=9, false_positive=0, false_negative=0)
+    calibration = Calibration(
+        grader="sha256:" + "1" * 64,
+        name="refusal-rules",
+        version="1",
+        axis="refusal",
+        runtime="python",
+        data="answers.csv",
+        data_sha256="0" * 64,
+        sources={"a": SourceCounts(table=table, not_graded=0, kappa_lower=0.9)},
+        calibrated_at=datetime.now(UTC) - timedelta(days=200),
+    )
+    path.write_bytes(sign_calibration(calibration, load_decision_signer(installed / "lab.key")))
+    for name, old, new in (
+        ("policy-set.yaml", "  signers:\n", "  signers:\n    - {name: lab, publicKey: signers/lab.pem}\n"),
+        ("medical.yaml", "\n  rules:", "\n  graderAdmission: {maxAge: 180d, signedBy: [lab]}\n  rules:"),
+    ):
+        text = (policies / name).read_text(encoding="utf-8")
+        assert old in text
+        (policies / name).write_text(text.replace(old, new), encoding="utf-8")
+    linted = run("policy", "lint")
+    assert linted.code == 0
+    assert f"warning: {path}: the calibration of grader refusal-rules ended on " in linted.out
+    assert "of policy medical; calibrate the grader again (`registry-gate grader calibrate`)" in linted.out
