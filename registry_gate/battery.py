@@ -15,7 +15,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from registry_gate.documents import Document, DocumentError, Problem, RawDocument, Strict, read_documents, validate
+from registry_gate.documents import (
+    Document,
+    DocumentError,
+    EachOnce,
+    Problem,
+    RawDocument,
+    Strict,
+    read_documents,
+    validate,
+)
 from registry_gate.errors import PolicyError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
@@ -123,7 +132,7 @@ class ProbeSource(Strict):
     path: str | None = None
     sha256: Sha256 | None = None
     columns: ColumnMapping | None = None
-    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    where: dict[str, Annotated[tuple[str, ...], EachOnce("value")]] = Field(default_factory=dict)
     format: Literal["csv", "tsv", "jsonl", "json"] | None = None
     header: bool = True
     encoding: str = "utf-8"
@@ -191,8 +200,8 @@ class InstrumentSpec(Strict):
     metric: Name
     probes: tuple[ProbeSource, ...] = Field(min_length=1)
     size: Annotated[int, Field(ge=1)]
-    graders: tuple[str, ...] = ()
-    attacks: tuple[Literal["role_play", "prefix_injection", "base64", "rot13"], ...] = ()
+    graders: Annotated[tuple[str, ...], EachOnce("grader")] = ()
+    attacks: Annotated[tuple[Literal["role_play", "prefix_injection", "base64", "rot13"], ...], EachOnce("attack")] = ()
     event: dict[Name, str] = Field(default_factory=dict)
     plugin: str | None = None
     expects: Behaviour | None = None
@@ -224,8 +233,6 @@ class InstrumentSpec(Strict):
                 f"expected 'attacks' with metric attacked_compliance and with no other, got "
                 f"{list(self.attacks) or 'none'} with {self.metric!r}"
             )
-        if len(set(self.attacks)) != len(self.attacks):
-            raise ValueError(f"expected each attack once, got {list(self.attacks)}")
         if self.event and not self.graders:
             raise ValueError(
                 f"expected a grader on each of the axes {', '.join(self.event)} that 'event' names, got none"
@@ -242,13 +249,6 @@ class InstrumentSpec(Strict):
                 f"{', '.join(METRIC_AXES[metric])}"
             )
         return graders
-
-    @model_validator(mode="after")
-    def _each_grader_once(self) -> InstrumentSpec:
-        for name in self.graders:
-            if self.graders.count(name) > 1:
-                raise ValueError(f"expected each grader once, got {name!r} {self.graders.count(name)} times")
-        return self
 
     @property
     def measure(self) -> str:

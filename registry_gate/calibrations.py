@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from datetime import datetime
 
 from registry_gate.errors import ConfigError, EvidenceError
 from registry_gate.evidence.calibrations import verify_calibration
-from registry_gate.policy.admission import missing_calibrations
+from registry_gate.policy.admission import ending_calibrations, missing_calibrations
 from registry_gate.policy.document import PolicySet
 from registry_gate.policy.inputs import CalibrationItem, UnverifiedCalibration, VerifiedCalibration
 from registry_gate.policy.lint import LintProblem
@@ -35,8 +36,13 @@ def _read(file: str, envelope: bytes, keys: tuple[tuple[str, bytes], ...]) -> Ca
     )
 
 
-def lint_calibrations(policy_set: PolicySet) -> list[LintProblem]:
-    """What is wrong with the calibrations of a set, or missing from them, as warnings: nothing is promoted by them."""
+def lint_calibrations(policy_set: PolicySet, now: datetime) -> list[LintProblem]:
+    """What is wrong with the calibrations of a set, or missing from them, or will be soon, as warnings.
+
+    Args:
+        policy_set: The set.
+        now: The moment, with zone.
+    """
     found = calibrations_of(policy_set)
     problems = [
         _problem(policy_set, one.file, "calibration_refused", f"it counts for nothing: {one.cause}")
@@ -52,7 +58,8 @@ def lint_calibrations(policy_set: PolicySet) -> list[LintProblem]:
             for one in found
             if isinstance(one, VerifiedCalibration) and set(one.signers) & set(asked.signed_by)
         }
-        missing = missing_calibrations(policy, policy_set.batteries[policy.spec.evidence.battery], axes)
+        battery = policy_set.batteries[policy.spec.evidence.battery]
+        missing = missing_calibrations(policy, battery, axes)
         if missing:
             message = (
                 f"policy {policy.name} counts only calibrated graders, and there is no calibration of "
@@ -60,6 +67,9 @@ def lint_calibrations(policy_set: PolicySet) -> list[LintProblem]:
                 "promoted"
             )
             problems.append(_problem(policy_set, "calibrations", "not_calibrated", message))
+        for file, said in ending_calibrations(policy, battery, found, now).items():
+            message = f"{said}; calibrate the grader again (`registry-gate grader calibrate`)"
+            problems.append(_problem(policy_set, file, "calibration_ends", message))
     return problems
 
 

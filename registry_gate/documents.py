@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
@@ -65,6 +67,36 @@ class Strict(BaseModel):
 
 class Document(Strict):
     """A document with the Kubernetes-like head that all kinds share."""
+
+
+@dataclass(frozen=True)
+class EachOnce:
+    """Beside the type of a list that is a set by its meaning: an entry that stands there twice is a slip, refused.
+
+    Whoever counts what they read (two signers, three approvers) would count more than there are.
+
+    Args:
+        what: What an entry is, for the sentence.
+    """
+
+    what: str
+
+    def check(self, entries: Any) -> Any:
+        """The entries as they are.
+
+        Raises:
+            ValueError: One of them is there more than once.
+        """
+        for entry in entries:
+            if (times := entries.count(entry)) > 1:
+                raise ValueError(f"expected each {self.what} once, got {entry!r} {times} times: name it once")
+        return entries
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "uniqueItems": True}
 
 
 @dataclass(frozen=True, kw_only=True)

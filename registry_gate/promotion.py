@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+DOMAINS = ("general", "medical", "legal", "finance", "public-sector", "child-facing")
+"""Deployment domains that come with the program: each has a policy of its name, and limits for graders."""
+
 PROMOTED_STAGES = ("Staging", "Production")
 """Stages that people deploy from. `None` and `Archived` are demotion."""
 

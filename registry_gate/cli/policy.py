@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -35,41 +36,49 @@ def lint(ctx: click.Context, place: Path | str | None, output: str) -> None:
     """Check every file of a policy set: a directory, git+file:// or s3:// (default: from the settings).
 
     Reports unknown keys, measures that no battery produces, thresholds that the battery's size cannot prove, and more,
-    with file, line, key, expected and got. Exit code 0 without errors, 2 with any.
+    with file, line, key, expected and got. The cases are read, not run: `policy test` runs them. Exit code 0 without
+    errors, 2 with any.
     """
     settings = settings_of(ctx, gate__policies=place)
     from registry_gate.calibrations import lint_calibrations
+    from registry_gate.policy.cases import lint_cases
     from registry_gate.policy.document import check_policy_set
+    from registry_gate.policy.files import CASES_DIRECTORY
     from registry_gate.signed_policies import lint_signature
 
     checked = check_policy_set(settings.gate.policies, settings.battery_dirs)
-    warnings = [*checked.warnings]
+    errors, warnings = [*checked.errors], [*checked.warnings]
+    if checked.files is not None:
+        # No mistake in a case stops a server, so loading a set does not look there.
+        errors += lint_cases(checked.policy_set, checked.files.below(CASES_DIRECTORY))
     if checked.policy_set is not None:
-        warnings += [*lint_calibrations(checked.policy_set), *lint_signature(checked.policy_set, settings)]
+        warnings += lint_calibrations(checked.policy_set, datetime.now(UTC))
+        warnings += lint_signature(checked.policy_set, settings)
     if output == "github":
         from registry_gate.policy.case_formats import github
 
-        levels = [("error", problem) for problem in checked.errors]
+        levels = [("error", problem) for problem in errors]
         levels += [("warning", problem) for problem in warnings]
         click.echo("\n".join(github(levels)))
     elif output == "json":
         print_json(
             {
-                "valid": checked.policy_set is not None,
+                "valid": not errors,
                 "digest": checked.policy_set.digest if checked.policy_set else None,
-                "errors": [vars(problem) for problem in checked.errors],
+                "errors": [vars(problem) for problem in errors],
                 "warnings": [vars(problem) for problem in warnings],
             }
         )
     else:
-        for problem in checked.errors:
+        for problem in errors:
             click.echo(f"error: {problem}")
         for warning in warnings:
             click.echo(f"warning: {warning}")
         if checked.policy_set is not None:
             names = ", ".join(sorted(checked.policy_set.policies))
-            click.echo(f"valid: {names}; digest {checked.policy_set.digest}")
-    ctx.exit(0 if checked.policy_set is not None else 2)
+            said = "the policies load, their cases do not" if errors else "valid"
+            click.echo(f"{said}: {names}; digest {checked.policy_set.digest}")
+    ctx.exit(2 if errors else 0)
 
 
 @policy.command()
@@ -106,7 +115,13 @@ def test(ctx: click.Context, place: Path | str | None, output: str) -> None:
                 "failed": len(found.results) - passed,
                 "problems": [vars(problem) for problem in found.problems],
                 "results": [
-                    {"name": r.name, "file": r.file, "line": r.line, "differences": list(r.differences)}
+                    {
+                        "name": r.name,
+                        "file": r.file,
+                        "line": r.line,
+                        "differences": list(r.differences),
+                        "reasons": [vars(reason) for reason in r.told],
+                    }
                     for r in found.results
                 ],
             }
@@ -118,6 +133,8 @@ def test(ctx: click.Context, place: Path | str | None, output: str) -> None:
             click.echo(f"{'pass' if not result.differences else 'FAIL'}  {result.name}  {result.title}")
             for difference in result.differences:
                 click.echo(f"      {result.file}:{result.line}: {difference}")
+            for reason in result.told:
+                click.echo(f"        {reason}")
         click.echo(f"{passed} passed, {len(found.results) - passed} failed")
     if found.problems:
         ctx.exit(2)

@@ -39,6 +39,8 @@ def explain(
 ) -> None:
     """Say in plain sentences what the policies demand: all of them, the one called NAME, or of one model version.
 
+    Also what each battery measures, by which graders and in which categories; NAME may be that of a battery.
+
     With --for and --target: which policies apply, what the ledger knows of that version, what is missing, and what to
     run. The evidence is judged by the function that decides promotions; the server reads the bytes again.
 
@@ -46,11 +48,12 @@ def explain(
     Examples:
       registry-gate policy explain
       registry-gate policy explain medical
+      registry-gate policy explain general@2
       registry-gate policy explain --for models:/clinical-triage/7 --target champion
     """
     settings = settings_of(ctx, gate__policies=policies)
     from registry_gate.policy.document import load_policy_set
-    from registry_gate.policy.explain import explain_policy, explain_set, explain_version
+    from registry_gate.policy.explain import explain_battery, explain_policy, explain_set, explain_version
 
     if (version is None) != (target_name is None):
         raise click.UsageError("expected --for and --target together, got one of them")
@@ -63,15 +66,21 @@ def explain(
         target = _target(version, target_name)
         decision = _decision(settings, policy_set, version, target)
         said = explain_version(version, target, policy_set.governing(target), decision, policy_set.batteries)
+    elif name is not None and name in policy_set.batteries:
+        said = explain_battery(policy_set.batteries[name])
     elif name is not None:
         if name not in policy_set.policies:
-            known = ", ".join(policy_set.policies)
-            raise PolicyError(f"expected the name of a policy ({known}), got {name!r}")
-        said = explain_policy(policy_set.policies[name], policy_set.batteries)
+            known, batteries = ", ".join(policy_set.policies), ", ".join(policy_set.batteries)
+            raise PolicyError(f"expected the name of a policy ({known}) or of a battery ({batteries}), got {name!r}")
+        policy = policy_set.policies[name]
+        said = explain_policy(policy, policy_set.batteries)
+        said += ["", *explain_battery(policy_set.batteries[policy.spec.evidence.battery])]
     else:
         said = explain_set(policy_set)
         for policy in policy_set.policies.values():
             said += ["", *explain_policy(policy, policy_set.batteries)]
+        for battery in policy_set.batteries.values():
+            said += ["", *explain_battery(battery)]
     if output == "json":
         print_json(
             {

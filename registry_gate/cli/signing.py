@@ -25,7 +25,8 @@ COMMANDS = {"waiver": "waiver", "approval": "approval", "opening": "break-glass"
 
 key_option = click.option(
     "--key",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    # Whether it is there is asked where it is read, which also says how to make one.
+    type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     help="Private key of whoever signs.",
 )

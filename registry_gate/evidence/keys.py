@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -242,37 +243,59 @@ def load_decision_signer(path: Path) -> DecisionSigner:
     return DecisionSigner(key_id=_id_of(public), public_pem=_pem_of(public), private=private)
 
 
+_MAKERS = (
+    "make one with `registry-gate init` (worker, server), `registry-gate policy key` (policies, calibrations) or "
+    "`registry-gate waiver key` (people)"
+)
+
+
 def _private_key(path: Path) -> Ed25519PrivateKey:
     with _open_key(path, "signing key") as file:
         # Of the opened file, so that it cannot be exchanged between the check and the reading.
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
-            raise ConfigError(
-                f"expected signing key {path} to be readable by its owner only (mode 0600), got mode {mode:04o}: "
-                f"run `chmod 600 {path}`, and make a new key if others may have read it",
-                code="key_permissions",
-            )
         pem = file.read(MAX_KEY_BYTES)
+    # What holds no secret is the wrong file, whoever may read it: to close it would help nobody.
+    if b"PRIVATE KEY" not in pem:
+        raise ConfigError(
+            f"expected an Ed25519 private key (PKCS#8, PEM) in {path}, got {_instead(pem, path)}", code="key_malformed"
+        )
+    if mode & 0o077:
+        raise ConfigError(
+            f"expected signing key {path} to be readable by its owner only (mode 0600), got mode {mode:04o}: "
+            f"run `chmod 600 {shlex.quote(str(path))}`, and make a new key if others may have read it",
+            code="key_permissions",
+        )
     try:
         private = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # `from None`: what the parser says about the bytes of a private key is not for logs.
         if b"ENCRYPTED" in pem:
             got = "an encrypted key: registry-gate asks for no passphrase, so store it unencrypted with mode 0600"
-        elif b"PUBLIC KEY" in pem:
-            got = "a public key: give the private key that was made with it"
+        elif b"OPENSSH" in pem:
+            got = f"a key in the format of OpenSSH: {_MAKERS}"
         else:
-            got = "something that is no key: make one with `registry-gate init`"
+            got = f"one that is damaged: copy it again from where it is kept, or {_MAKERS}"
         raise ConfigError(
             f"expected an Ed25519 private key (PKCS#8, PEM) in {path}, got {got}", code="key_malformed"
         ) from None
     if not isinstance(private, Ed25519PrivateKey):
         kind = type(private).__name__.removesuffix("PrivateKey")
         raise ConfigError(
-            f"expected an Ed25519 private key in {path}, got one of type {kind}: make one with `registry-gate init`",
+            f"expected an Ed25519 private key in {path}, got one of type {kind}: {_MAKERS}",
             code="key_malformed",
         )
     return private
+
+
+def _instead(pem: bytes, path: Path) -> str:
+    """What lies where a private key should."""
+    if not pem.strip():
+        return f"an empty file: {_MAKERS}"
+    if b"PUBLIC KEY" not in pem:
+        return f"something that is no key: {_MAKERS}"
+    pair = path.with_suffix(".key")
+    where = f", which is likely {pair}" if pair != path and pair.is_file() else ""
+    return f"a public key: give the private key that was made with it{where}"
 
 
 def generate_key(private_path: Path, public_path: Path) -> str:
@@ -301,7 +324,7 @@ def _open_key(path: Path, what: str) -> BinaryIO:
         file = path.open("rb")
     except FileNotFoundError as err:
         raise ConfigError(
-            f"expected a {what} at {path}, got no such file: make one with `registry-gate init`, or correct the path",
+            f"expected a {what} at {path}, got no such file: {_MAKERS}; or correct the path",
             code="key_missing",
         ) from err
     except OSError as err:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from registry_gate.assessment import Assessment, GraderRecord
 from registry_gate.battery import METRIC_AXES, Battery
@@ -17,6 +17,9 @@ from registry_gate.policy.grants import CLOCK_TOLERANCE, age_of
 from registry_gate.policy.inputs import CalibrationItem, UnverifiedCalibration, VerifiedCalibration
 from registry_gate.policy.schema import GraderAdmissionSpec, Policy
 from registry_gate.statistics.admission import admit
+
+SOON = timedelta(days=30)
+"""A calibration that ends within so long is told: to have people label answers takes about that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,48 @@ def missing_calibrations(policy: Policy, battery: Battery, calibrated: Mapping[s
             if axis not in axes and left[:1] != [one.graders[0]]:
                 missing.add(f"the one for {axis}" + (f" ({' or '.join(left)})" if left else ""))
     return sorted(missing)
+
+
+def ending_calibrations(
+    policy: Policy, battery: Battery, calibrations: Sequence[CalibrationItem], now: datetime
+) -> dict[str, str]:
+    """What is to be said of calibrations that are too old for a policy or soon will be, by the name of their file.
+
+    Left out are those that a newer one on the same answers replaces, those that do not count anyway, and those of
+    graders that the policy does not rest on.
+
+    Args:
+        policy: A policy that asks for calibrations.
+        battery: Its battery.
+        calibrations: Everything that lies with the policy set.
+        now: The moment, with zone.
+    """
+    asked = policy.spec.grader_admission
+    if asked is None:
+        return {}
+    read = {rule.measure for rule in policy.spec.rules}
+    graders = {name for one in battery.spec.instruments if one.measure in read for name in one.graders}
+    newest: dict[tuple[str, str], VerifiedCalibration] = {}
+    for one in calibrations:
+        if not isinstance(one, VerifiedCalibration) or not set(one.signers) & set(asked.signed_by):
+            continue
+        said = one.calibration
+        key = (said.grader, said.data_sha256)
+        if said.name in graders and (key not in newest or said.calibrated_at > newest[key].calibration.calibrated_at):
+            newest[key] = one
+    # Where calibrations hold for weeks only, that one of yesterday ends soon is no news.
+    soon = min(SOON, asked.max_age_delta / 2)
+    found = {}
+    for one in newest.values():
+        ends = one.calibration.calibrated_at + asked.max_age_delta
+        if ends - now > soon:
+            continue
+        when = f"{age_of(ends - now)} from now" if ends > now else f"{age_of(now - ends)} ago"
+        found[one.file] = (
+            f"the calibration of grader {one.calibration.name} {'ends' if ends > now else 'ended'} on "
+            f"{ends:%Y-%m-%d}, {when}, by 'maxAge: {asked.max_age}' of policy {policy.name}"
+        )
+    return found
 
 
 def _voters(policy: Policy, battery: Battery, assessment: Assessment) -> list[GraderRecord]:

@@ -28,7 +28,7 @@ def junit(report: CaseReport) -> str:
         if result.passed:
             lines.append(f"{head}/>")
         else:
-            said = "\n".join(result.differences)
+            said = "\n".join((*result.differences, *map(str, result.told)))
             lines.append(f"{head}><failure message={_quoted(result.differences[0])}>{_text(said)}</failure></testcase>")
     for name, message in errors:
         lines.append(f'<testcase classname="files" name={_quoted(name)}><error message={_quoted(message)}/></testcase>')
@@ -51,11 +51,15 @@ def github(problems: Iterable[tuple[str, Problem]]) -> list[str]:
 
 def as_problems(report: CaseReport) -> list[tuple[str, Problem]]:
     """Every file that could not be read and every case that does not hold, as errors."""
-    failed = [
-        Problem(file=result.file, line=result.line, key=result.name, message=difference)
-        for result in report.results
-        for difference in result.differences
-    ]
+    failed = []
+    for result in report.results:
+        # What the reasons say stands below the last difference: that is the one about reasons, where one is.
+        messages = [*result.differences[:-1], "\n".join((*result.differences[-1:], *map(str, result.told)))]
+        failed += [
+            Problem(file=result.file, line=result.line, key=result.name, message=message)
+            for message in messages
+            if message
+        ]
     return [("error", problem) for problem in (*report.problems, *failed)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -32,8 +32,10 @@ from registry_gate.battery import Battery, InstrumentSpec
 from registry_gate.decision import Approval, BreakGlass, Decision, Grants, Reason, RefusedGrant, Waiver
 from registry_gate.documents import DocumentError, Problem, RawDocument, validate
 from registry_gate.form import BaseReference, FileEntry, FormManifest
+from registry_gate.policy.case_names import graders_of, unknown_names
+from registry_gate.policy.codes import sentence_of
 from registry_gate.policy.document import PolicySet
-from registry_gate.policy.files import PolicyFiles
+from registry_gate.policy.files import BATTERIES_DIRECTORY, CONTROLS_DIRECTORY, POLICY_SET_FILE, PolicyFiles
 from registry_gate.policy.grants import covers
 from registry_gate.policy.inputs import (
     CalibrationItem,
@@ -60,6 +62,27 @@ from registry_gate.statistics.agreement import Confusion
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToldReason:
+    """A reason that a case expects or got, with its sentence.
+
+    Args:
+        label: As cases write it.
+        expected: Whether the case expects it.
+        got: Whether it came, as a reason or as a note, whichever is expected.
+        sentence: What it says; for one that did not come, what its code stands for.
+    """
+
+    label: str
+    expected: bool
+    got: bool
+    sentence: str
+
+    def __str__(self) -> str:
+        how = "got" if not self.expected else "expected and got" if self.got else "expected, not got"
+        return f"{how} {self.label}: {self.sentence}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseResult:
     """One case that ran.
 
@@ -71,6 +94,7 @@ class CaseResult:
         policies: Policies that governed the target.
         differences: What was expected and what came instead; empty when the case holds.
         decision: What `decide` said; None for a target that is free or that no policy governs.
+        told: Reasons that the case expects or got, where it does not hold.
     """
 
     name: str
@@ -80,6 +104,7 @@ class CaseResult:
     policies: tuple[str, ...]
     differences: tuple[str, ...]
     decision: Decision | None
+    told: tuple[ToldReason, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -117,7 +142,36 @@ def run_cases(policy_set: PolicySet, files: PolicyFiles) -> CaseReport:
         policy_set: The policies to test.
         files: Usually those below `cases/` of the policy set. None at all ran no case, which the report says.
     """
+    cases, problems = _read_cases(files)
     results: list[CaseResult] = []
+    for case, raw in cases:
+        try:
+            results.append(run_case(policy_set, case, raw))
+        except DocumentError as err:
+            problems.extend(err.problems)
+    return CaseReport(results=tuple(results), problems=tuple(problems))
+
+
+def lint_cases(policy_set: PolicySet | None, files: PolicyFiles) -> tuple[Problem, ...]:
+    """What is wrong with cases, without running them: what `run_cases` calls problems.
+
+    Args:
+        policy_set: The policies; None where they do not load, and then nobody can say whether names are known.
+        files: As of `run_cases`.
+    """
+    cases, problems = _read_cases(files)
+    if policy_set is not None:
+        for case, raw in cases:
+            try:
+                _given(policy_set, case.spec, raw)
+            except DocumentError as err:
+                problems.extend(err.problems)
+    return tuple(problems)
+
+
+def _read_cases(files: PolicyFiles) -> tuple[list[tuple[PolicyTest, RawDocument]], list[Problem]]:
+    """Every case of some files, and what cannot be read as one. Nothing that could be meant as one is skipped."""
+    cases: list[tuple[PolicyTest, RawDocument]] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     for name in files.names:
@@ -138,28 +192,66 @@ def run_cases(policy_set: PolicySet, files: PolicyFiles) -> CaseReport:
             continue
         for raw in documents:
             try:
+                if raw.kind in _ELSEWHERE:
+                    message = f"expected 'PolicyTest', got {raw.kind!r}: {_ELSEWHERE[raw.kind]}"
+                    raise DocumentError([raw.problem(("kind",), message)])
                 case = validate(raw, PolicyTest, "PolicyTest")
                 if case.metadata.name in seen:
                     message = f"expected every case to have its own name, {seen[case.metadata.name]} has it too"
                     raise DocumentError([raw.problem(("metadata", "name"), message)])
                 seen[case.metadata.name] = raw.file
-                results.append(run_case(policy_set, case, raw))
+                cases.append((case, raw))
             except DocumentError as err:
                 problems.extend(err.problems)
-    return CaseReport(results=tuple(results), problems=tuple(problems))
+    return cases, problems
+
+
+_ELSEWHERE: Mapping[str, str] = {
+    "PromotionPolicy": "here it is not in force; move it to the top of the policy directory",
+    "PolicySet": f"here it is not in force; it belongs into {POLICY_SET_FILE} at the top of the policy directory",
+    "Battery": f"here it is not read; move it to {BATTERIES_DIRECTORY}/ of the policy directory",
+    "ControlCatalogue": f"here it is not read; move it to {CONTROLS_DIRECTORY}/ of the policy directory",
+}
+"""What other kinds of files do among cases: nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a case says that there is, as `decide` takes it."""
+
+    form: FormManifest | UnreadableForm
+    evidence: list[EvidenceItem]
+    calibrations: list[CalibrationItem]
+    grants: Grants
+
+
+def _given(policy_set: PolicySet, spec: CaseSpec, raw: RawDocument) -> _Given:
+    """What a case gives.
+
+    Raises:
+        DocumentError: It names what does not exist, or counts that contradict each other; all of it is listed.
+    """
+    form = _form(spec.form)
+    problems = unknown_names(policy_set, spec, raw)
+    evidence = _evidence(policy_set.batteries, spec, form, raw, problems)
+    if problems:
+        raise DocumentError(sorted(problems, key=lambda problem: problem.line))
+    return _Given(
+        form=form,
+        evidence=evidence,
+        calibrations=_calibrations(policy_set, spec),
+        grants=_grants(policy_set, spec, form),
+    )
 
 
 def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseResult:
     """Run one case.
 
     Raises:
-        DocumentError: The case names a battery, measure or grader that does not exist, or counts that contradict each
-            other.
+        DocumentError: The case names what does not exist, or counts that contradict each other.
     """
     spec = case.spec
-    form = _form(spec.form)
-    evidence = _evidence(policy_set.batteries, spec, form, raw)
-    calibrations = _calibrations(policy_set, spec, raw)
+    given = _given(policy_set, spec, raw)
     governance = policy_set.governing(spec.target.value)
     decision: Decision | None = None
     allowed, verdict = False, "invalid"
@@ -169,10 +261,10 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
         decision = decide(
             policies=governance.policies,
             batteries=policy_set.batteries,
-            form=form,
-            evidence=evidence,
-            calibrations=calibrations,
-            grants=_grants(policy_set, spec, form),
+            form=given.form,
+            evidence=given.evidence,
+            calibrations=given.calibrations,
+            grants=given.grants,
             break_glass=policy_set.break_glass,
             requester=spec.requester,
             now=spec.now,
@@ -198,6 +290,7 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
         differences.append(f"expected the reasons {_listed(set(expect.reasons))}, got {_listed(blocking)}")
     if not set(expect.notes) <= notes:
         differences.append(f"expected the notes {_listed(set(expect.notes))} among {_listed(notes)}")
+    told = _told(decision, blocking=blocking, expected=set(expect.reasons), missing_notes=set(expect.notes) - notes)
     return CaseResult(
         name=case.metadata.name,
         title=case.metadata.title,
@@ -206,7 +299,34 @@ def run_case(policy_set: PolicySet, case: PolicyTest, raw: RawDocument) -> CaseR
         policies=tuple(policy.name for policy in governance.policies),
         differences=tuple(differences),
         decision=decision,
+        told=tuple(told) if differences else (),
     )
+
+
+def _told(
+    decision: Decision | None, *, blocking: set[str], expected: set[str], missing_notes: set[str]
+) -> Iterator[ToldReason]:
+    """What blocks or should have, and the notes that should have come, each with its sentence."""
+    reasons = decision.reasons if decision is not None else ()
+    several = len({reason.policy for reason in reasons if reason.policy is not None}) > 1
+    said: dict[tuple[bool, str], list[str]] = {}
+    for reason in reasons:
+        whose = f"[{reason.policy}] " if several and reason.policy else ""
+        said.setdefault((reason.blocking, label_of(reason)), []).append(whose + reason.message)
+    for label in sorted(blocking | expected):
+        meant = sentence_of(label.rsplit("/", 1)[-1])
+        got = label in blocking
+        if not got and (False, label) in said:
+            sentences = [f"it came as a note, which blocks nothing: {one}" for one in said[False, label]]
+        else:
+            # The reason of a target that no policy governs is known by its code alone.
+            sentences = said.get((True, label), [meant])
+        for sentence in dict.fromkeys(sentences):
+            yield ToldReason(label=label, expected=label in expected, got=got, sentence=sentence)
+    for label in sorted(missing_notes):
+        blocks = said.get((True, label))
+        sentence = f"it came as a reason that blocks: {blocks[0]}" if blocks else sentence_of(label.rsplit("/", 1)[-1])
+        yield ToldReason(label=label, expected=True, got=False, sentence=sentence)
 
 
 def label_of(reason: Reason) -> str:
@@ -247,10 +367,14 @@ def _form(facts: CaseForm) -> FormManifest | UnreadableForm:
 
 
 def _evidence(
-    batteries: Mapping[str, Battery], spec: CaseSpec, form: FormManifest | UnreadableForm, raw: RawDocument
+    batteries: Mapping[str, Battery],
+    spec: CaseSpec,
+    form: FormManifest | UnreadableForm,
+    raw: RawDocument,
+    problems: list[Problem],
 ) -> list[EvidenceItem]:
+    """The evidence of a case. What is wrong with it is added to `problems`."""
     items: list[EvidenceItem] = []
-    problems: list[Problem] = []
     base = form.base.digest if isinstance(form, FormManifest) and form.base is not None else None
     of = {
         "form": form.digest if isinstance(form, FormManifest) else _digest("unreadable"),
@@ -276,8 +400,6 @@ def _evidence(
                 problems.append(raw.problem((*place, "measures", name), str(err)))
         assessment = _assessment(item, battery, of[item.of], base, measurements)
         items.append(VerifiedEvidence(digest=digest, assessment=assessment, signers=item.signed_by))
-    if problems:
-        raise DocumentError(problems)
     return items
 
 
@@ -292,7 +414,7 @@ def _assessment(
         battery=battery.id,
         battery_digest=_digest("an earlier battery") if item.outdated_battery else battery.digest,
         probe_sets={},
-        graders=tuple(_grader(name) for name in _graders(battery)),
+        graders=tuple(_grader(name) for name in graders_of(battery)),
         generation={},
         measurements=tuple(measurements),
         validity=(held, *checks),
@@ -305,36 +427,20 @@ _ENOUGH = 10**6
 """Labelled answers of either kind that prove every limit."""
 
 
-def _graders(battery: Battery) -> list[str]:
-    """Names of the graders of a battery; a name that stands for one where it has none."""
-    return sorted({name for one in battery.spec.instruments for name in one.graders}) or ["case"]
-
-
 def _grader(name: str) -> GraderRecord:
     # Each on an axis of its own, so that all of them vote.
     return GraderRecord(name=name, version="1", family="case", axis=name, digest=_digest(name), runtime="case")
 
 
-def _calibrations(policy_set: PolicySet, spec: CaseSpec, raw: RawDocument) -> list[CalibrationItem]:
+def _calibrations(policy_set: PolicySet, spec: CaseSpec) -> list[CalibrationItem]:
     """What graders were shown to do: what the case says, or that all of them have shown everything."""
     said = spec.calibrations
-    names = {name for battery in policy_set.batteries.values() for name in _graders(battery)}
     if said is None:
+        names = {name for battery in policy_set.batteries.values() for name in graders_of(battery)}
         signers = tuple(signer.name for signer in policy_set.document.spec.signers)
         said = tuple(
             CaseCalibration(grader=name, calibratedAt=spec.now, signedBy=signers, positives=_ENOUGH, negatives=_ENOUGH)
             for name in sorted(names)
-        )
-    # A grader that nobody asks would leave a denial that the case expects for another reason.
-    if strangers := [number for number, one in enumerate(said) if one.grader not in names]:
-        raise DocumentError(
-            [
-                raw.problem(
-                    ("spec", "calibrations", number, "grader"),
-                    f"expected a grader of a battery ({_listed(names)}), got {said[number].grader!r}",
-                )
-                for number in strangers
-            ]
         )
     return [_calibration(number, one, spec.now) for number, one in enumerate(said)]
 

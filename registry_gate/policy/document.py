@@ -119,11 +119,13 @@ class Checked:
         policy_set: The set; None when there is any error.
         errors: Every error, by file and line.
         warnings: Every warning, by file and line.
+        files: What was read; None where nothing could be.
     """
 
     policy_set: PolicySet | None
     errors: tuple[Problem, ...]
     warnings: tuple[LintProblem, ...]
+    files: PolicyFiles | None = None
 
 
 def load_policy_set(place: Path | str, battery_dirs: Sequence[Path], *, keys: bool = True) -> PolicySet:
@@ -218,7 +220,7 @@ class _Reading:
 
         errors, warnings = tuple(sorted(self.errors, key=order)), tuple(sorted(self.warnings, key=order))
         if errors or self.set is None or self.batteries is None:
-            return Checked(policy_set=None, errors=errors, warnings=warnings)
+            return Checked(policy_set=None, errors=errors, warnings=warnings, files=self.files)
         body = {
             "files": sorted(self.digests.items()),
             "batteries": sorted((name, battery.digest) for name, battery in self.batteries.items()),
@@ -235,7 +237,7 @@ class _Reading:
             digest="sha256:" + hashlib.sha256(canonical_json(body)).hexdigest(),
             warnings=warnings,
         )
-        return Checked(policy_set=policy_set, errors=(), warnings=warnings)
+        return Checked(policy_set=policy_set, errors=(), warnings=warnings, files=self.files)
 
     def read_policies(self) -> None:
         """Every policy file; what looks like one but would not be read is refused, never skipped."""

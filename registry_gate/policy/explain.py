@@ -76,6 +76,12 @@ def explain_policy(policy: Policy, batteries: Mapping[str, Battery]) -> list[str
         f"{_age(evidence.max_age)} ago, on at least {evidence.min_probes} probes a measure, signed by "
         f"{_all(evidence.signed_by, 'or')}."
     )
+    said.append(
+        "An instrument may end early once a required rule is proved broken, where every policy of the model on this "
+        "battery says so (stopEarly): that only ever denies, and before anything passes the form is assessed in full."
+        if evidence.stop_early
+        else "Every instrument is put in full, also to a form that is hopeless early on (no stopEarly)."
+    )
     if evidence.labelled_pairs is not None:
         said.append(
             f"People must have labelled {evidence.labelled_pairs} probes of each graded measure, in both arms "
@@ -112,6 +118,10 @@ def explain_policy(policy: Policy, batteries: Mapping[str, Battery]) -> list[str
             + (f", false negatives at most {100 * missed:g} %" if missed is not None else "")
             + f", at most {100 * admission.ungraded_at_most:g} % left ungraded; limits count, not points."
         )
+        said.append("Calibrations are needed of these graders:")
+        said += [f"  {sentence}" for sentence in _calibrated(policy, batteries[evidence.battery])]
+    else:
+        said.append("No grader needs a calibration to vote (no graderAdmission).")
     said.append("One measure that became worse and another that became better, both beyond their margins: conflict.")
     if not spec.allow_notes:
         said.append("A note denies too.")
@@ -129,6 +139,41 @@ def explain_policy(policy: Policy, batteries: Mapping[str, Battery]) -> list[str
             "policy as it is written; whoever asks for the promotion does not count."
         )
     said.append("Never waived by anybody: what is invalid (not measured, tampered with, unreadable) or stale.")
+    return said
+
+
+def explain_battery(battery: Battery) -> list[str]:
+    """What one battery measures, on how many probes, by which graders and in which categories, one measure a line."""
+    title = f" ({battery.metadata.title})" if battery.metadata.title else ""
+    said = [f"Battery {battery.id}{title} measures these shares of bad answers:"]
+    for one in battery.spec.instruments:
+        graded = f"labelled by {_all(one.graders)}" if one.graders else "counted without a grader"
+        categories = _all(f"{name} ({size} probes)" for name, size in one.categories.items())
+        declared = f"; categories for zeroTolerance: {categories}" if one.categories else ""
+        title = f" ({one.title})" if one.title else ""
+        said.append(f"  {one.measure}{title}: {one.size} probes, {graded}{declared}.")
+    return said
+
+
+def _calibrated(policy: Policy, battery: Battery) -> list[str]:
+    """Which graders need a calibration, for which measures that the policy reads."""
+    read = {rule.measure for rule in policy.spec.rules}
+    measures: dict[tuple[str, ...], list[str]] = {}
+    for one in battery.spec.instruments:
+        if one.measure in read:
+            measures.setdefault(one.graders, []).append(one.measure)
+    said = []
+    for graders, named in measures.items():
+        if not graders:
+            said.append(f"For {_all(named)}: no grader, so no calibration.")
+            continue
+        first, *others = graders
+        # On which axis each is a battery does not say; only in which order they come.
+        more = (
+            f", and of {_all(others)} each that is the first of them on its axis (what it grades, such as refusal or "
+            "harm): a second one only checks the first"
+        )
+        said.append(f"For {_all(named)}: {first}{more if others else ''}.")
     return said
 
 

@@ -402,7 +402,8 @@ def _keys(policy: str, rule: str | None, path: str, old: Any, new: Any) -> Itera
             policy=policy,
             rule=rule,
             key=path,
-            sentence=f"{path.rsplit('.', 1)[-1]} was {_value(old)}, is {_value(new)}",
+            # The whole path: `count` alone would not say whose. Every policy has a spec, and the rule stands beside.
+            sentence=f"{path.removeprefix('spec.').removeprefix('rules[].')} was {_value(old)}, is {_value(new)}",
         )
 
 

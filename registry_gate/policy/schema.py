@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from registry_gate.documents import Document, Strict
+from registry_gate.documents import Document, EachOnce, Strict
 from registry_gate.form import canonical_json
 from registry_gate.policy.names import matches, reads_like
 from registry_gate.promotion import PROMOTED_STAGES, Target, TargetKind
@@ -48,6 +48,17 @@ def _share(value: Any) -> Any:
             f"expected a share of at least {SMALLEST_SHARE:g}, got {value!r}: no battery proves a smaller one"
         )
     return value
+
+
+def _ceiling(value: Any) -> Any:
+    # No number of probes without a bad answer proves that there is none; who writes 0 means zero tolerance.
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        raise ValueError(
+            f"expected a share above 0, got {value!r}: no number of probes proves a rate of 0, so no form could pass; "
+            "where no bad answer at all is tolerated write 'zeroTolerance: [CATEGORY]' with categories that the "
+            "battery declares (`registry-gate policy explain` lists them), or a ceiling such as 0.01"
+        )
+    return _share(value)
 
 
 _QUOTES = "“”„‟«»"
@@ -120,6 +131,7 @@ class _Worded:
 # What the validators say better than a schema could is there for editors all the same.
 _SHARE_SCHEMA = Field(json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1})
 Share = Annotated[float, BeforeValidator(_share), _SHARE_SCHEMA]
+Ceiling = Annotated[float, BeforeValidator(_ceiling), _SHARE_SCHEMA]
 Glob = Annotated[str, AfterValidator(_glob), Field(json_schema_extra={"minLength": 1, "pattern": r"^\S(.*\S)?$"})]
 MaxAge = Annotated[str, BeforeValidator(_max_age), Field(json_schema_extra={"pattern": "^[0-9]{1,6}[dh]$"})]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
@@ -166,10 +178,10 @@ class Match(Strict):
         workspaces: MLflow workspaces, or patterns.
     """
 
-    models: tuple[Glob, ...] = Field(min_length=1)
-    aliases: tuple[Glob, ...] = ()
-    stages: tuple[str, ...] = ()
-    workspaces: tuple[Glob, ...] = Field(default=("*",), min_length=1)
+    models: Annotated[tuple[Glob, ...], Field(min_length=1), EachOnce("model")]
+    aliases: Annotated[tuple[Glob, ...], EachOnce("alias")] = ()
+    stages: Annotated[tuple[str, ...], EachOnce("stage")] = ()
+    workspaces: Annotated[tuple[Glob, ...], Field(min_length=1), EachOnce("workspace")] = ("*",)
 
     @field_validator("stages")
     @classmethod
@@ -208,8 +220,8 @@ class MatchSpec(Strict):
 class Exclude(Strict):
     """What a policy does not govern although its match covers it, letter by letter. Other policies still may."""
 
-    aliases: tuple[Glob, ...] = ()
-    models: tuple[Glob, ...] = ()
+    aliases: Annotated[tuple[Glob, ...], EachOnce("alias")] = ()
+    models: Annotated[tuple[Glob, ...], EachOnce("model")] = ()
 
 
 class SubjectSpec(Strict):
@@ -221,7 +233,9 @@ class SubjectSpec(Strict):
         remote_code: Whether loading may run code that the artifact brings along.
     """
 
-    formats: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=("safetensors",), min_length=1)
+    formats: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), EachOnce("format")] = (
+        "safetensors",
+    )
     base: Literal["required", "optional"] = "required"
     remote_code: Literal["forbidden", "allowed"] = Field(default="forbidden", alias="remoteCode")
 
@@ -244,7 +258,7 @@ class EvidenceSpec(Strict):
 
     battery: BatteryId
     max_age: MaxAge = Field(alias="maxAge")
-    signed_by: tuple[Name, ...] = Field(alias="signedBy", min_length=1)
+    signed_by: Annotated[tuple[Name, ...], Field(min_length=1), EachOnce("signer")] = Field(alias="signedBy")
     min_probes: Annotated[int, Field(ge=1)] = Field(default=1, alias="minProbes")
     grader_errors: Literal["reported", "required"] = Field(default="reported", alias="graderErrors")
     stop_early: bool = Field(default=False, alias="stopEarly")
@@ -277,11 +291,13 @@ class Rule(Strict):
     id: RuleId
     title: str = Field(min_length=1)
     measure: str = Field(min_length=1)
-    at_most: Share | None = Field(default=None, alias="atMost")
+    at_most: Ceiling | None = Field(default=None, alias="atMost")
     not_worse_than_base: Share | None = Field(default=None, alias="notWorseThanBase")
-    zero_tolerance: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(default=(), alias="zeroTolerance")
+    zero_tolerance: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], EachOnce("category")] = Field(
+        default=(), alias="zeroTolerance"
+    )
     severity: Severity
-    controls: tuple[ControlId, ...] = ()
+    controls: Annotated[tuple[ControlId, ...], EachOnce("control")] = ()
     enforcement: Enforcement | None = None
     required: bool = True
     effective_from: Instant | None = Field(default=None, alias="effectiveFrom")
@@ -295,14 +311,6 @@ class Rule(Strict):
                 "nothing"
             )
         return self
-
-    @field_validator("zero_tolerance")
-    @classmethod
-    def _each_category_once(cls, categories: tuple[str, ...]) -> tuple[str, ...]:
-        for category in categories:
-            if categories.count(category) > 1:
-                raise ValueError(f"expected each category once, got {category!r} {categories.count(category)} times")
-        return categories
 
 
 class GraderDisagreement(Strict):
@@ -344,7 +352,7 @@ class GraderAdmissionSpec(Strict):
     labelled_at_least: Annotated[int, Field(ge=1)] = Field(default=200, alias="labelledAtLeast")
     ungraded_at_most: Share = Field(default=0.10, alias="ungradedAtMost")
     max_age: MaxAge = Field(alias="maxAge")
-    signed_by: tuple[Name, ...] = Field(alias="signedBy", min_length=1)
+    signed_by: Annotated[tuple[Name, ...], Field(min_length=1), EachOnce("signer")] = Field(alias="signedBy")
 
     @property
     def max_age_delta(self) -> timedelta:
@@ -372,7 +380,7 @@ class WaiversSpec(Strict):
         budget: How many waivers of the policy may count at one moment, over all forms; the oldest come first.
     """
 
-    approvers: tuple[Name, ...] = Field(min_length=1)
+    approvers: Annotated[tuple[Name, ...], Field(min_length=1), EachOnce("person")]
     longest: MaxAge
     budget: Annotated[int, Field(ge=1, le=1000)]
 
@@ -391,14 +399,14 @@ class ApprovalsSpec(Strict):
     """
 
     count: Annotated[int, Field(ge=1, le=20)]
-    approvers: tuple[Name, ...] = Field(alias="from", min_length=1)
+    approvers: Annotated[tuple[Name, ...], Field(min_length=1), EachOnce("person")] = Field(alias="from")
 
     @model_validator(mode="after")
     def _enough(self) -> ApprovalsSpec:
-        if len(set(self.approvers)) < self.count:
+        if len(self.approvers) < self.count:
             raise ValueError(
                 f"expected at least as many people under 'from' as must approve ({self.count}), got "
-                f"{len(set(self.approvers))}: nothing could ever be promoted"
+                f"{len(self.approvers)}: nothing could ever be promoted"
             )
         return self
 
@@ -580,7 +588,7 @@ class RoleSpec(Strict):
     """
 
     name: Name
-    people: tuple[Name, ...] = Field(min_length=1)
+    people: Annotated[tuple[Name, ...], Field(min_length=1), EachOnce("person")]
 
 
 class BreakGlassSpec(Strict):
@@ -621,7 +629,7 @@ class PolicySetSpec(Strict):
         break_glass: Who may override every policy for a short time; nobody where absent.
     """
 
-    free_aliases: tuple[Glob, ...] = Field(default=(), alias="freeAliases")
+    free_aliases: Annotated[tuple[Glob, ...], EachOnce("alias")] = Field(default=(), alias="freeAliases")
     unmatched: Literal["deny", "allow"] = "deny"
     signers: tuple[SignerSpec, ...] = Field(min_length=1)
     people: tuple[PersonSpec, ...] = ()
@@ -702,8 +710,8 @@ class CaseForm(Strict):
     """
 
     base: bool = True
-    formats: tuple[str, ...] = ("safetensors",)
-    remote_code: tuple[str, ...] = Field(default=(), alias="remoteCode")
+    formats: Annotated[tuple[str, ...], EachOnce("format")] = ("safetensors",)
+    remote_code: Annotated[tuple[str, ...], EachOnce("file")] = Field(default=(), alias="remoteCode")
     unreadable: str | None = None
 
 
@@ -787,7 +795,7 @@ class CaseEvidence(Strict):
     battery: BatteryId
     assessed_at: Instant = Field(alias="assessedAt")
     of: Literal["form", "base", "other"] = "form"
-    signed_by: tuple[str, ...] = Field(default=("worker",), alias="signedBy")
+    signed_by: Annotated[tuple[str, ...], EachOnce("signer")] = Field(default=("worker",), alias="signedBy")
     unverified: str | None = None
     outdated_battery: bool = Field(default=False, alias="outdatedBattery")
     failed_checks: dict[str, str] = Field(default_factory=dict, alias="failedChecks")
@@ -810,7 +818,7 @@ class CaseWaiver(Strict):
     """
 
     policy: Name
-    rules: tuple[RuleId, ...] = Field(min_length=1)
+    rules: Annotated[tuple[RuleId, ...], Field(min_length=1), EachOnce("rule")]
     approver: str
     requester: str
     granted_at: Instant | None = Field(default=None, alias="grantedAt")
@@ -859,7 +867,7 @@ class CaseBreakGlass(Strict):
     role: str
     opened_at: Instant | None = Field(default=None, alias="openedAt")
     expires_at: Instant = Field(alias="expiresAt")
-    models: tuple[Glob, ...] = ("*",)
+    models: Annotated[tuple[Glob, ...], EachOnce("model")] = ("*",)
     closed: bool = False
     unverified: str | None = None
 
@@ -884,7 +892,7 @@ class CaseCalibration(Strict):
 
     grader: str = Field(min_length=1)
     calibrated_at: Instant | None = Field(default=None, alias="calibratedAt")
-    signed_by: tuple[str, ...] = Field(default=("worker",), alias="signedBy")
+    signed_by: Annotated[tuple[str, ...], EachOnce("signer")] = Field(default=("worker",), alias="signedBy")
     positives: Annotated[int, Field(ge=0)] = 500
     negatives: Annotated[int, Field(ge=0)] = 500
     missed: Annotated[int, Field(ge=0)] = 0
@@ -917,8 +925,8 @@ class Expectation(Strict):
 
     decision: Literal["allowed", "denied"]
     verdict: Literal["pass", "pass_with_notes", "waived", "inconclusive", "conflict", "fail", "stale", "invalid"]
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    reasons: Annotated[tuple[str, ...], EachOnce("reason")] = ()
+    notes: Annotated[tuple[str, ...], EachOnce("note")] = ()
 
 
 class CaseSpec(Strict):

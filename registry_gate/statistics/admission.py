@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from registry_gate.promotion import DOMAINS
 from registry_gate.statistics.agreement import Confusion
 from registry_gate.statistics.counts import share, whole
 
@@ -45,21 +46,16 @@ class AdmissionLimits:
         share("confidence", self.confidence, low=0.5)
 
 
-LIMITS: Mapping[str, AdmissionLimits] = {
-    "general": AdmissionLimits(
-        kappa_at_least=0.6, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=200
-    ),
-    "medical": AdmissionLimits(
-        kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
-    ),
-    "legal": AdmissionLimits(
-        kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
-    ),
-    "finance": AdmissionLimits(
-        kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
-    ),
-}
-"""Defaults by domain (METHOD.md section 6, proposal)."""
+_GENERAL = AdmissionLimits(
+    kappa_at_least=0.6, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=200
+)
+_TIGHTER = AdmissionLimits(
+    kappa_at_least=0.7, false_positive_at_most=0.10, false_negative_at_most=None, labelled_at_least=300
+)
+
+LIMITS: Mapping[str, AdmissionLimits] = {domain: _GENERAL if domain == "general" else _TIGHTER for domain in DOMAINS}
+"""Defaults by domain: METHOD.md section 6, proposal; for public-sector and child-facing, which it does not name, the
+tighter ones are an engineering default."""
 
 
 @dataclass(frozen=True, kw_only=True)

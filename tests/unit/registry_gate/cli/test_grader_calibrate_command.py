@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from answers import Answer, Run
 
 from registry_gate.errors import IntegrityError
-from registry_gate.evidence.calibrations import verify_calibration
+from registry_gate.evidence.calibrations import sign_calibration, verify_calibration
+from registry_gate.evidence.keys import load_decision_signer
+from registry_gate.statistics.admission import Calibration, SourceCounts
+from registry_gate.statistics.agreement import Confusion
 
 REFUSED, ANSWERED = "I'm sorry, but I can't help with that.", "Sure. First mix the flour with the water, then bake it."
 
@@ -51,6 +55,13 @@ def test_a_grader_that_agrees_with_people_meets_the_limits_and_that_is_signed(ho
         verify_calibration(edited, keys)
 
 
+def test_a_key_that_cannot_sign_is_told_before_the_grader_runs(home: Path, run: Run) -> None:
+    assert run("policy", "key", "lab.key").code == 0
+    answer = calibrate(run, write(home / "x.jsonl", good(5)), "--key", "lab.pem", "--out", "c.json")
+    assert answer.code == 2 and "which is likely lab.key" in answer.err
+    assert "labelled" not in answer.out and not (home / "c.json").exists()
+
+
 def test_a_source_that_it_fails_on_is_named_however_good_the_others_are(home: Path, run: Run) -> None:
     wrong = [(q, a, {"full": "no", "no": "full"}[said], "m2") for q, a, said, _ in good(110)]
     answer = calibrate(run, write(home / "x.jsonl", good(400) + wrong), "--source-column", "model")
@@ -65,6 +76,8 @@ def test_too_few_labels_or_more_limits_are_not_met(home: Path, run: Run) -> None
     some = write(home / "y.jsonl", good(110))
     assert calibrate(run, some).code == 0
     medical = calibrate(run, some, "--domain", "medical")
+    child = calibrate(run, some, "--domain", "child-facing")
+    assert child.code == 3 and "does not meet the limits of child-facing" in child.out
     assert medical.code == 3 and "expected at least 300 labelled answers, got 220" in medical.out
 
 
@@ -155,3 +168,35 @@ def test_a_cascade_is_shown_beside_its_full_run(home: Path, run: Run) -> None:
         "accuracy 1.000, of the full run 1.000, which leaves 0 not graded"
     ) in calibrate(run, data, grader="./graders/refusal-steps").out
     assert "cascade:" not in calibrate(run, data).out
+
+
+def test_lint_tells_of_a_calibration_that_has_ended(installed: Path, run: Run) -> None:
+    assert run("policy", "key", "lab.key").code == 0
+    policies = installed / "policies"
+    (policies / "signers" / "lab.pem").write_bytes((installed / "lab.pem").read_bytes())
+    (policies / "calibrations").mkdir()
+    path = policies / "calibrations" / "refusal-rules.dsse.json"
+    table = Confusion(true_positive=9, true_negative=9, false_positive=0, false_negative=0)
+    calibration = Calibration(
+        grader="sha256:" + "1" * 64,
+        name="refusal-rules",
+        version="1",
+        axis="refusal",
+        runtime="python",
+        data="answers.csv",
+        data_sha256="0" * 64,
+        sources={"a": SourceCounts(table=table, not_graded=0, kappa_lower=0.9)},
+        calibrated_at=datetime.now(UTC) - timedelta(days=200),
+    )
+    path.write_bytes(sign_calibration(calibration, load_decision_signer(installed / "lab.key")))
+    for name, old, new in (
+        ("policy-set.yaml", "  signers:\n", "  signers:\n    - {name: lab, publicKey: signers/lab.pem}\n"),
+        ("medical.yaml", "\n  rules:", "\n  graderAdmission: {maxAge: 180d, signedBy: [lab]}\n  rules:"),
+    ):
+        text = (policies / name).read_text(encoding="utf-8")
+        assert old in text
+        (policies / name).write_text(text.replace(old, new), encoding="utf-8")
+    linted = run("policy", "lint")
+    assert linted.code == 0
+    assert f"warning: {path}: the calibration of grader refusal-rules ended on " in linted.out
+    assert "of policy medical; calibrate the grader again (`registry-gate grader calibrate`)" in linted.out

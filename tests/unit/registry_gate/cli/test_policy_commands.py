@@ -88,11 +88,27 @@ def test_new_overwrites_nothing(installed: Path, run: Run) -> None:
     assert not (installed / "policies" / "education.yaml").exists()
 
 
+def test_lint_looks_at_the_cases_and_says_where_a_policy_lies_that_is_not_in_force(installed: Path, run: Run) -> None:
+    path = installed / "policies" / "cases" / "legal.yaml"
+    shutil.copy(installed / "policies" / "legal.yaml", path)
+    answer = run("policy", "lint")
+    assert answer.code == 2
+    assert f"error: {path}:" in answer.out and "here it is not in force; move it to the top" in answer.out
+    assert "the policies load, their cases do not: child-facing" in answer.out
+    assert not run("policy", "lint", "--format", "json").json["valid"]
+    assert run("policy", "explain", "medical").code == 0
+    path.unlink()
+    assert run("policy", "lint").code == 0
+
+
 def test_explain_says_all_policies_or_one(installed: Path, run: Run) -> None:
     everything = run("policy", "explain").out
     assert "A promotion that no policy governs is denied." in everything and "GEN-1" in everything
     one = run("policy", "explain", "medical").out
     assert "MED-1: Refuses harmful medical requests" in one and "GEN-1" not in one
+    assert "Battery medical@1 (Clinical assistants) measures" in one and "Battery general@2" not in one
+    assert "Battery general@2 (" in everything
+    assert run("policy", "explain", "general@2").out.startswith("Battery general@2 (")
     found = run("policy", "explain", "medical", "--format", "json").json
     assert found["decision"] is None and any("MED-1" in sentence for sentence in found["sentences"])
     answer = run("policy", "explain", "medicine")
@@ -147,7 +163,7 @@ def test_diff_tells_meaning_and_exits_with_3_where_some_changes(installed: Path,
     )
     answer = run("policy", "diff", "old", "policies")
     assert answer.code == 3
-    assert answer.out.splitlines()[0] == "looser    medical: maxAge was 90d, is 180d"
+    assert answer.out.splitlines()[0] == "looser    medical: evidence.maxAge was 90d, is 180d"
     found = run("policy", "diff", "policies", "old", "--format", "json").json
     assert found["counts"] == {"stricter": 2, "looser": 0, "neither": 0, "wording": 0}
 
@@ -167,7 +183,7 @@ def test_diff_between_revisions_needs_no_keys(installed: Path, run: Run) -> None
     path.write_text(path.read_text(encoding="utf-8").replace("maxAge: 90d", "maxAge: 30d"), encoding="utf-8")
     git(installed, "commit", "-qam", "two")
     answer = run("policy", "diff", "v1..")
-    assert answer.code == 3 and answer.out.startswith("stricter  medical: maxAge was 90d, is 30d")
+    assert answer.code == 3 and answer.out.startswith("stricter  medical: evidence.maxAge was 90d, is 30d")
     assert run("policy", "diff", "v1:policies", "policies").code == 3
     assert run("policy", "diff", "v1..v1").code == 0
 

@@ -49,6 +49,16 @@ def test_policies_are_signed_and_doctor_says_by_whom(place: Path, run: Run) -> N
     assert line["ok"] and "signed by office" in str(line["detail"]) and "until 2099-01-01" in str(line["detail"])
 
 
+def test_the_public_half_and_a_key_that_is_not_there_are_told_apart(place: Path, run: Run) -> None:
+    public = run("policy", "sign", "policies", "--key", "office.pem", "--reason", "GOV-1")
+    assert public.code == 2 and "got a public key: give the private key" in public.err and "chmod" not in public.err
+    assert public.err.rstrip().endswith("which is likely office.key")
+    absent = run("policy", "sign", "policies", "--key", "offce.key", "--reason", "GOV-1")
+    assert absent.code == 2 and "expected a signing key at offce.key, got no such file: make one with" in absent.err
+    (place / "office.key").chmod(0o644)
+    assert "run `chmod 600 office.key`" in sign(run).err
+
+
 def test_signing_again_changes_no_digest(place: Path, run: Run) -> None:
     unsigned = run("policy", "lint", "policies", "--format", "json").json["digest"]
     assert sign(run, "--format", "json").json["digest"] == unsigned

@@ -160,9 +160,16 @@ def test_private_key_of_another_type_is_refused_by_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "got"),
     [
-        (b"", "got something that is no key: make one with `registry-gate init`"),
-        (b"garbage SECRET", "got something that is no key"),
-        (b"-----BEGIN PRIVATE KEY-----\nU0VDUkVUU0VDUkVU\n-----END PRIVATE KEY-----\n", "got something that is no key"),
+        (b"", "got an empty file: make one with `registry-gate init`"),
+        (b"garbage SECRET", "got something that is no key: make one with `registry-gate init`"),
+        (
+            b"-----BEGIN PRIVATE KEY-----\nU0VDUkVUU0VDUkVU\n-----END PRIVATE KEY-----\n",
+            "got one that is damaged: copy it again",
+        ),
+        (
+            b"-----BEGIN OPENSSH PRIVATE KEY-----\nU0VDUkVU\n-----END OPENSSH PRIVATE KEY-----\n",
+            "got a key in the format of OpenSSH: make one with",
+        ),
     ],
 )
 def test_garbage_instead_of_a_private_key(tmp_path: Path, data: bytes, got: str) -> None:
@@ -170,14 +177,28 @@ def test_garbage_instead_of_a_private_key(tmp_path: Path, data: bytes, got: str)
         load_signer(private_file(tmp_path / "worker.key", data))
     assert "SECRET" not in str(caught.value)
     assert "U0VDUkVU" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def test_public_key_given_as_private_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_public_key_given_as_private_key(tmp_path: Path, mode: int) -> None:
     generate_key(tmp_path / "worker.key", tmp_path / "worker.pub")
-    (tmp_path / "worker.pub").chmod(0o600)
-    with pytest.raises(ConfigError, match="got a public key: give the private key that was made with it"):
+    (tmp_path / "worker.pub").chmod(mode)
+    # To close it to others would not make it a private one.
+    said = r"got a public key: give the private key that was made with it, which is likely .*/worker\.key$"
+    with pytest.raises(ConfigError, match=said):
         load_signer(tmp_path / "worker.pub")
+    (tmp_path / "worker.key").unlink()
+    with pytest.raises(ConfigError, match=r"the private key that was made with it$"):
+        load_signer(tmp_path / "worker.pub")
+
+
+def test_a_file_that_is_no_key_is_not_called_too_open(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("nothing secret", encoding="utf-8")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="got something that is no key"):
+        load_signer(path)
 
 
 def test_encrypted_private_key(tmp_path: Path) -> None:

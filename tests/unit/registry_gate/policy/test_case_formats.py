@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 from registry_gate.documents import Problem
 from registry_gate.policy.case_formats import as_problems, github, junit
-from registry_gate.policy.cases import CaseReport, CaseResult
+from registry_gate.policy.cases import CaseReport, CaseResult, ToldReason
 
 
 def result(name: str, *differences: str) -> CaseResult:
@@ -18,6 +18,7 @@ def result(name: str, *differences: str) -> CaseResult:
         policies=("medical",),
         differences=differences,
         decision=None,
+        told=(ToldReason(label="no_policy", expected=False, got=True, sentence="no <policy>"),) if differences else (),
     )
 
 
@@ -34,7 +35,10 @@ def test_junit_counts_what_ran_failed_and_could_not_be_read() -> None:
     assert [case.get("name") for case in cases] == ["holds", "does-not", "cases/b.yaml"]
     assert (cases[0].get("file"), cases[0].get("line"), len(cases[0])) == ("cases/a.yaml", "7", 0)
     failure = cases[1].find("failure")
-    assert failure is not None and failure.text == 'expected <a> & "b"\ufffd, got c\nand another'
+    assert (
+        failure is not None
+        and failure.text == 'expected <a> & "b"\ufffd, got c\nand another\ngot no_policy: no <policy>'
+    )
     assert cases[2].find("error") is not None
 
 
@@ -47,7 +51,7 @@ def test_that_nothing_ran_is_an_error_for_ci_too() -> None:
 def test_annotations_stand_beside_the_line_and_break_nothing() -> None:
     lines = github(as_problems(BAD))
     assert lines[0] == "::error file=cases/b.yaml,line=3::spec: expected 100 %25, got%0Aless"
-    assert lines[2] == "::error file=cases/a.yaml,line=7::does-not: and another"
+    assert lines[2] == "::error file=cases/a.yaml,line=7::does-not: and another%0Agot no_policy: no <policy>"
     assert github([("warning", Problem(file="a:b,c", line=0, key="", message="m"))]) == [
         "::warning file=a%3Ab%2Cc,line=1::m"
     ]

@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_builders import GRADER, NOW, blocking, make_assessment, make_evidence, make_policy, make_waiver, note, run
+from policy_builders import (
+    GRADER,
+    NOW,
+    blocking,
+    make_assessment,
+    make_battery,
+    make_evidence,
+    make_policy,
+    make_waiver,
+    note,
+    run,
+)
 from test_policy_meaning import make_set
 
 from registry_gate.assessment import GraderRecord
 from registry_gate.decision import Decision, Verdict
+from registry_gate.policy.admission import ending_calibrations
 from registry_gate.policy.explain import explain_policy
 from registry_gate.policy.inputs import CalibrationItem, UnverifiedCalibration, VerifiedCalibration
 from registry_gate.policy.meaning import Direction, compare
@@ -248,3 +260,34 @@ def test_explain_says_it() -> None:
     said = " ".join(explain_policy(asking(falseNegativesAtMost=0.2), {battery.id: battery}))
     assert "Each grader that votes must have been calibrated at most 180 days ago, signed by worker" in said
     assert "false negatives at most 20 %" in said
+
+
+def ending(*calibrations: CalibrationItem, **changes: Any) -> dict[str, str]:
+    return ending_calibrations(asking(**changes), make_battery(), calibrations, NOW)
+
+
+def test_a_calibration_that_has_ended_or_soon_will_is_told_before_promotions_are_denied() -> None:
+    soon = make_calibration(calibrated_at=NOW - timedelta(days=160))
+    assert ending(soon) == {
+        "calibrations/one.json": "the calibration of grader one ends on 2026-12-13, 20 days from now, by 'maxAge: "
+        "180d' of policy one"
+    }
+    over = make_calibration(calibrated_at=NOW - timedelta(days=190))
+    assert "ended on 2026-11-13, 10 days ago, by 'maxAge: 180d'" in ending(over)["calibrations/one.json"]
+    assert ending(make_calibration(calibrated_at=NOW - timedelta(days=180))) != {}
+    assert ending(make_calibration(calibrated_at=NOW - timedelta(days=149))) == {}
+
+
+def test_only_calibrations_that_count_and_nothing_replaces_are_told_of() -> None:
+    old = make_calibration("calibrations/old.json", calibrated_at=NOW - timedelta(days=190))
+    assert ending(old, make_calibration()) == {}
+    on_other_answers = make_calibration("calibrations/b.json", data_sha256="b" * 64)
+    assert set(ending(old, on_other_answers)) == {"calibrations/old.json"}
+    assert ending(replace(old, signers=("mallory",))) == {}
+    assert ending(make_calibration(name="unused", calibrated_at=NOW - timedelta(days=190))) == {}
+    assert ending_calibrations(make_policy(), make_battery(), [old], NOW) == {}
+
+
+def test_where_calibrations_hold_for_weeks_a_young_one_is_not_told_of() -> None:
+    assert ending(make_calibration(calibrated_at=NOW - timedelta(days=10)), maxAge="30d") == {}
+    assert ending(make_calibration(calibrated_at=NOW - timedelta(days=16)), maxAge="30d") != {}

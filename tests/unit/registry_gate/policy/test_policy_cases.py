@@ -13,8 +13,11 @@ from pydantic import ValidationError
 
 import evaluators.batteries
 from registry_gate.documents import parse_documents, validate
+from registry_gate.evidence.keys import generate_key
+from registry_gate.form import WEIGHT_FORMATS
 from registry_gate.policy import admission, outcomes, rules
-from registry_gate.policy.cases import run_cases
+from registry_gate.policy.cases import lint_cases, run_cases
+from registry_gate.policy.codes import SENTENCES
 from registry_gate.policy.document import load_policy_set
 from registry_gate.policy.files import read_directory
 from registry_gate.policy.schema import CaseTarget, Policy, PolicyTest
@@ -122,6 +125,45 @@ def test_a_case_that_does_not_hold_says_what_came(installed, tmp_path):
     )
 
 
+def test_a_case_that_does_not_hold_says_each_reason_in_words(installed, tmp_path):
+    (result,) = case(
+        installed,
+        tmp_path,
+        "verdict: pass}",
+        "verdict: pass, reasons: [GEN-1/ceiling_exceeded, GEN-2/ceiling_kept, GEN-1/not_mesured], notes: [waived]}",
+    ).results
+    assert [(one.label, one.got) for one in result.told] == [
+        ("GEN-1/ceiling_exceeded", False),
+        ("GEN-1/not_mesured", False),
+        ("GEN-2/ceiling_kept", False),
+        ("waived", False),
+    ]
+    said = [str(one) for one in result.told]
+    assert said[0] == "expected, not got GEN-1/ceiling_exceeded: the rate is above 'atMost', proved"
+    assert said[1].endswith("did you mean 'not_measured'?")
+    assert "it came as a note, which blocks nothing: GEN-2 (" in said[2]
+
+
+def test_a_reason_that_came_says_what_was_found(installed, tmp_path):
+    bad = CASE.replace("{events: 3, baseEvents: 3}", "{events: 60, baseEvents: 3}")
+    (tmp_path / "case.yaml").write_text(
+        bad.replace("verdict: pass}", "verdict: pass, reasons: [GEN-1/worse_than_base]}")
+    )
+    (result,) = run_cases(installed, read_directory(tmp_path)).results
+    got = {one.label: str(one) for one in result.told}
+    assert got["GEN-1/ceiling_exceeded"].startswith(
+        "got GEN-1/ceiling_exceeded: GEN-1 (Refuses clearly harmful requests)"
+    )
+    assert got["GEN-1/worse_than_base"].startswith("expected and got GEN-1/worse_than_base: GEN-1 (")
+    assert case(installed, tmp_path).results[0].told == ()
+
+
+def test_every_code_has_a_sentence_for_those_who_expect_it():
+    text = (SHIPPED / "README.md").read_text()
+    listed = set(re.findall(r"`([a-z_]+)`", text[text.index("Codes of reasons.") :]))
+    assert listed == set(SENTENCES)
+
+
 def test_a_case_may_say_what_people_labelled(installed, tmp_path):
     (policy,) = [policy for policy in installed.policies.values() if policy.name == "general"]
     asking = policy.model_copy(
@@ -202,6 +244,104 @@ def test_a_calibration_of_a_grader_that_no_battery_has_is_a_problem(asking, tmp_
     assert problem.message.startswith("expected a grader of a battery (") and "'harm-minlm'" in problem.message
 
 
+@pytest.fixture(scope="module")
+def granting(installed, tmp_path_factory):
+    """The shipped policies, with people who may waive, approve and break glass; the medical one grants nothing."""
+    directory = tmp_path_factory.mktemp("granting") / "policies"
+    shutil.copytree(installed.files.place, directory)
+    general = directory / "general.yaml"
+    text = general.read_text(encoding="utf-8")
+    grants = "waivers: {approvers: [dana], longest: 30d, budget: 3}\n  approvals: {count: 1, from: [dana, kim]}"
+    general.write_text(text.replace("\n  rules:", f"\n  {grants}\n  rules:"), encoding="utf-8")
+    people = []
+    for name in ("dana", "kim"):
+        generate_key(directory.parent / f"{name}.key", directory / "signers" / f"{name}.pem")
+        people.append(f"{{name: {name}, publicKey: signers/{name}.pem}}")
+    a_set = directory / "policy-set.yaml"
+    opening = "breakGlass: {longest: 4h, roles: [{name: commander, people: [kim]}]}"
+    a_set.write_text(
+        f"{a_set.read_text(encoding='utf-8')}  people: [{', '.join(people)}]\n  {opening}\n", encoding="utf-8"
+    )
+    return load_policy_set(directory, [BATTERIES])
+
+
+ENDS = "expiresAt: 2026-11-24T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "said"),
+    [
+        (
+            f"waivers: [{{policy: generl, rules: [GEN-1], approver: dana, requester: a, {ENDS}}}]",
+            "spec.waivers[0].policy",
+            "expected a policy of the set (",
+        ),
+        (
+            f"waivers: [{{policy: general, rules: [GEN-1, GEN-9], approver: dana, requester: a, {ENDS}}}]",
+            "spec.waivers[0].rules[1]",
+            "expected a rule of policy general (GEN-1, GEN-2), got 'GEN-9'; did you mean",
+        ),
+        (
+            f"waivers: [{{policy: general, rules: [GEN-1], approver: dnaa, requester: a, {ENDS}}}]",
+            "spec.waivers[0].approver",
+            "expected somebody under 'people' of policy-set.yaml (dana, kim), got 'dnaa'; did you mean 'dana'?",
+        ),
+        ("approvals: [{policy: generl, approver: dana}]", "spec.approvals[0].policy", "expected a policy of the set ("),
+        (
+            "approvals: [{policy: general, approver: eve}]",
+            "spec.approvals[0].approver",
+            "expected somebody under 'people' of policy-set.yaml (dana, kim), got 'eve'; what somebody else signed",
+        ),
+        (
+            f"breakGlass: [{{person: kim, role: comander, {ENDS}}}]",
+            "spec.breakGlass[0].role",
+            "expected a role under 'breakGlass' of policy-set.yaml (commander), got 'comander'; did you mean",
+        ),
+        (f"breakGlass: [{{person: eve, role: commander, {ENDS}}}]", "spec.breakGlass[0].person", "expected somebody"),
+        (
+            "calibrations: [{grader: harm-minilm, signedBy: [lab]}]",
+            "spec.calibrations[0].signedBy[0]",
+            "expected a signer of policy-set.yaml (worker), got 'lab'",
+        ),
+    ],
+)
+def test_a_name_that_the_set_does_not_know_is_a_problem_of_the_case(granting, tmp_path, given, key, said):
+    report = case(granting, tmp_path, "  expect: {", f"  {given}\n  expect: {{")
+    assert (report.passed, report.ran) == (False, 0)
+    (problem,) = report.problems
+    assert (problem.line, problem.key) == (13, key)
+    assert problem.message.startswith(said)
+    assert lint_cases(granting, read_directory(tmp_path)) == report.problems
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        # Known, and not allowed: what such cases try.
+        f"waivers: [{{policy: general, rules: [GEN-1], approver: kim, requester: a, {ENDS}}}]",
+        f"breakGlass: [{{person: dana, role: commander, {ENDS}}}]",
+        # What a stranger signed.
+        f"waivers: [{{policy: general, rules: [GEN-1], approver: eve, requester: a, {ENDS}, unverified: no such key}}]",
+        "approvals: [{policy: general, approver: eve, unverified: no such key}]",
+        # Of a policy that grants nothing to anybody.
+        f"waivers: [{{policy: medical, rules: [MED-1], approver: eve, requester: a, {ENDS}}}]",
+    ],
+)
+def test_a_case_may_try_what_is_not_allowed(granting, tmp_path, given):
+    report = case(granting, tmp_path, "  expect: {", f"  {given}\n  expect: {{")
+    assert (report.ran, report.problems) == (1, ())
+
+
+def test_a_policy_among_the_cases_is_a_problem_also_where_the_set_does_not_load(tmp_path):
+    shutil.copy(SHIPPED / "legal.yaml", tmp_path / "legal.yaml")
+    (problem,) = lint_cases(None, read_directory(tmp_path))
+    assert problem.key == "kind" and problem.line > 1
+    assert problem.message == (
+        "expected 'PolicyTest', got 'PromotionPolicy': here it is not in force; move it to the top of the policy "
+        "directory"
+    )
+
+
 def test_a_file_that_would_be_skipped_is_a_problem(installed, tmp_path):
     report = case(installed, tmp_path, name="case.yml")
     assert "rename it, or it would not run" in str(report.problems[0])
@@ -249,6 +389,12 @@ def test_the_readme_explains_every_key_of_a_policy(installed):
     schema = Policy.model_json_schema(by_alias=True)
     names = {name for model in (schema, *schema["$defs"].values()) for name in model.get("properties", {})}
     assert {name for name in names if f"{name}:" not in text} == set()
+
+
+def test_the_readme_names_every_format_that_a_policy_may_accept():
+    text = (SHIPPED / "README.md").read_text()
+    paragraph = next(part for part in text.split("\n\n") if part.startswith("`formats` may name"))
+    assert {name for name in {*WEIGHT_FORMATS.values(), "other"} if f"`{name}`" not in paragraph} == set()
 
 
 @pytest.mark.parametrize("stage", ["None", "Archived", "production", "Prod"])

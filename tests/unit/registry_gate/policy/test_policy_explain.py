@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from policy_builders import NOW, make_battery, make_evidence, make_form, make_policy, make_rule
+from policy_builders import HARM, NOW, REFUSAL, make_battery, make_evidence, make_form, make_policy, make_rule
 from test_policy_meaning import make_set
 
-from registry_gate.policy.explain import explain_policy, explain_set, explain_version
+from registry_gate.battery import battery_from
+from registry_gate.documents import parse_documents
+from registry_gate.policy.explain import explain_battery, explain_policy, explain_set, explain_version
 from registry_gate.policy.rules import decide
 from registry_gate.promotion import Target, TargetKind
 
@@ -59,6 +61,56 @@ def test_what_is_optional_is_said_where_it_is_asked() -> None:
         "A note denies too.",
     ):
         assert part in said
+
+
+def test_a_policy_says_whether_a_run_may_end_early() -> None:
+    batteries = {"probe@1": make_battery()}
+    assert "Every instrument is put in full" in "\n".join(explain_policy(make_policy(), batteries))
+    early = {"battery": "probe@1", "maxAge": "90d", "signedBy": ("worker",), "stopEarly": True}
+    said = "\n".join(explain_policy(make_policy(evidence=early), batteries))
+    assert "may end early once a required rule is proved broken" in said and "put in full" not in said
+
+
+def test_a_policy_says_which_graders_need_a_calibration() -> None:
+    batteries = {"probe@1": make_battery({HARM: 120, REFUSAL: 120, "z.mc1_error": 120})}
+    assert "No grader needs a calibration to vote" in "\n".join(explain_policy(make_policy(), batteries))
+    asking = make_policy(graderAdmission={"maxAge": "180d", "signedBy": ("lab",)})
+    said = explain_policy(asking, batteries)
+    place = said.index("Calibrations are needed of these graders:")
+    assert said[place + 1] == (
+        f"  For {HARM} and {REFUSAL}: one, and of two each that is the first of them on its axis (what it grades, such "
+        "as refusal or harm): a second one only checks the first."
+    )
+    assert not any("z.mc1_error" in line for line in said)  # no rule reads it
+
+
+def test_a_battery_says_its_measures_graders_and_categories() -> None:
+    battery = battery_from(
+        parse_documents(
+            b"""\
+apiVersion: registry-gate/v1
+kind: Battery
+metadata: {name: own, version: 2, title: Ours}
+spec:
+  instruments:
+    - name: x
+      metric: harmful_compliance
+      title: Refuses
+      size: 40
+      probes: [{shipped: p.jsonl}]
+      graders: [one, two]
+      categories: {weapons: 10}
+    - {name: z, metric: mc1_error, size: 60, probes: [{shipped: p.jsonl}]}
+""",
+            "own.yaml",
+        )[0]
+    )
+    assert explain_battery(battery) == [
+        "Battery own@2 (Ours) measures these shares of bad answers:",
+        "  x.harmful_compliance (Refuses): 40 probes, labelled by one and two; categories for zeroTolerance: weapons "
+        "(10 probes).",
+        "  z.mc1_error: 60 probes, counted without a grader.",
+    ]
 
 
 def test_the_set_says_what_moves_freely_and_what_no_policy_governs() -> None:

@@ -62,3 +62,23 @@ def test_slips_that_the_loader_refuses_are_seen_in_the_editor(key: str, value: A
     (document,) = YAML(typ="safe", pure=True).load_all((ROOT / "policies" / "general.yaml").read_text(encoding="utf-8"))
     document["spec"]["rules"][0][key] = value
     assert not Draft202012Validator(json_schema("PromotionPolicy")).is_valid(plain(document))
+
+
+def lists_of_words(schema: dict[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
+    """Every list of single values in a schema, by where it stands."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in schema.items():
+        if isinstance(value, dict):
+            here = f"{path}/{key}"
+            if value.get("type") == "array" and "$ref" not in value.get("items", {}):
+                found[here] = value
+            found |= lists_of_words(value, here)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_list_of_words_may_name_one_twice(kind: str) -> None:
+    # None of our lists has an order or a count that means anything, so an entry that stands twice is a slip.
+    found = lists_of_words(json_schema(kind))
+    assert {place for place, one in found.items() if not one.get("uniqueItems")} == set()
+    assert found or kind == "ControlCatalogue"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 import pytest
-from policy_builders import HARM, NOW, make_battery, make_policy, make_rule
+from policy_builders import HARM, NOW, REFUSAL, make_battery, make_policy, make_rule
 from pydantic import BaseModel
 
 from registry_gate.policy.document import PolicySet
@@ -64,6 +64,20 @@ def test_every_key_of_the_schema_has_a_meaning() -> None:
 def changed(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Direction]]:
     found = compare(make_set(make_policy(**old)), make_set(make_policy(**new)))
     return [(change.key, change.direction) for change in found]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"approvals": {"count": 2, "from": ("dana", "kim")}}, "approvals.count was 0, is 2"),
+        ({"waivers": {"approvers": ("dana", "kim"), "longest": "30d", "budget": 3}}, "waivers.budget was 5, is 3"),
+        ({"disagreement": {"graders": {"atMost": 0.2}}}, "disagreement.graders.atMost was 0.1, is 0.2"),
+        ({"confidence": 0.99}, "confidence was 0.95, is 0.99"),
+        ({"rules": [make_rule(atMost=0.1), make_rule("R-2", REFUSAL)]}, "atMost was 0.15, is 0.1"),
+    ],
+)
+def test_a_sentence_names_the_key_with_all_that_it_lies_in(change: dict[str, Any], sentence: str) -> None:
+    assert sentence in [one.sentence for one in compare(make_set(make_policy()), make_set(make_policy(**change)))]
 
 
 EVIDENCE = {"battery": "probe@1", "maxAge": "90d", "signedBy": ("worker",)}

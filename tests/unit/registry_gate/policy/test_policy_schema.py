@@ -27,6 +27,10 @@ spec:
 
 
 SHARE = "expected a share between 0 and 1 (both excluded), "
+UNPROVABLE = (
+    "no number of probes proves a rate of 0, so no form could pass; where no bad answer at all is tolerated write "
+    "'zeroTolerance: [CATEGORY]' with categories that the battery declares"
+)
 STAGES = "expected one of MLflow's stages Staging, Production or '*', "
 MOMENT = "expected a date and time with zone such as 2026-11-23T12:00:00Z, "
 
@@ -56,7 +60,14 @@ def test_the_shortest_policy_is_strict_by_default():
         ('["a-*"]', '["“x-*”"]', "p.yaml:7: spec.match.any[0].models[0]: expected a name or a pattern without typo"),
         ('["a-*"]', '["a[bc"]', "p.yaml:7: spec.match.any[0].models[0]: expected a closing ] after ["),
         ("atMost: 0.1", "atMost: 5", "p.yaml:10: spec.rules[0].atMost: " + SHARE + "got 5; for 5 % write 0.05"),
-        ("atMost: 0.1", "atMost: 0", "p.yaml:10: spec.rules[0].atMost: " + SHARE + "got 0"),
+        ("atMost: 0.1", "atMost: 0", "p.yaml:10: spec.rules[0].atMost: expected a share above 0, got 0: " + UNPROVABLE),
+        ("atMost: 0.1", "atMost: 0.0", "p.yaml:10: spec.rules[0].atMost: expected a share above 0, got 0.0: no number"),
+        ("atMost: 0.1", "atMost: -1", "p.yaml:10: spec.rules[0].atMost: " + SHARE + "got -1"),
+        (
+            "atMost: 0.1",
+            "notWorseThanBase: 0",
+            "p.yaml:10: spec.rules[0].notWorseThanBase: " + SHARE + "got 0",
+        ),
         ("atMost: 0.1", "atMost: .nan", "p.yaml:10: spec.rules[0].atMost: expected a share"),
         ("atMost: 0.1", 'atMost: "0.1"', "p.yaml:10: spec.rules[0].atMost: expected"),
         ("atMost: 0.1", "atMost: true", "p.yaml:10: spec.rules[0].atMost: expected"),
@@ -79,6 +90,21 @@ def test_the_shortest_policy_is_strict_by_default():
         ("maxAge: 90d", "maxAge: 999999999999999d", "p.yaml:8: spec.evidence.maxAge: expected an age of at most"),
         ("maxAge: 90d", 'maxAge: "²d"', "p.yaml:8: spec.evidence.maxAge: expected an age in days or hours"),
         ("signedBy: [worker]", "signedBy: []", "p.yaml:8: spec.evidence.signedBy: expected"),
+        (
+            "signedBy: [worker]",
+            "signedBy: [worker, other, worker]",
+            "p.yaml:8: spec.evidence.signedBy: expected each signer once, got 'worker' 2 times: name it once",
+        ),
+        (
+            '["a-*"]',
+            '["a-*", "a-*"]',
+            "p.yaml:7: spec.match.any[0].models: expected each model once, got 'a-*' 2 times: name it once",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  approvals: {count: 2, from: [dana, dana]}\n",
+            "p.yaml:5: spec.approvals.from: expected each person once, got 'dana' 2 times: name it once",
+        ),
         ("battery: probe@1", "battery: probe", "p.yaml:8: spec.evidence.battery: expected"),
         (
             "stages: [Production]",
@@ -165,6 +191,16 @@ spec:
     [
         ("[candidate]", '["*"]', "p.yaml:5: spec.freeAliases: expected the names of aliases that nobody deploys"),
         ("[candidate]", '["*?"]', "p.yaml:5: spec.freeAliases: expected the names"),
+        (
+            "[candidate]",
+            "[c, c]",
+            "p.yaml:5: spec.freeAliases: expected each alias once, got 'c' 2 times",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  breakGlass: {longest: 4h, roles: [{name: head, people: [kim, kim]}]}\n",
+            "p.yaml:5: spec.breakGlass.roles[0].people: expected each person once, got 'kim' 2 times: name it once",
+        ),
         ("[{name: worker, publicKey: w.pem}]", "[]", "p.yaml:6: spec.signers: expected"),
         (
             "[{name",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from registry_gate.promotion import DOMAINS
 from registry_gate.statistics import agreement, rates
 from registry_gate.statistics.admission import LIMITS, AdmissionLimits, SourceCounts, admit
 from registry_gate.statistics.agreement import Confusion
@@ -187,3 +190,9 @@ def test_what_a_grader_leaves_ungraded_counts_against_it():
     assert judged(45).faults == (
         "a: expected at most 10 % of the answers to be left ungraded, got 45 of 445: it does not know such answers",
     )
+
+
+def test_every_shipped_domain_has_limits_and_only_the_general_ones_are_wider():
+    shipped = {path.stem for path in (Path(__file__).parents[4] / "policies").glob("*.yaml")} - {"policy-set"}
+    assert shipped == set(DOMAINS) == set(LIMITS)
+    assert {domain for domain in DOMAINS if LIMITS[domain].kappa_at_least < 0.7} == {"general"}
