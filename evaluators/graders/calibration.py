@@ -132,7 +132,8 @@ def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswe
         both = ", ".join(sorted(set(columns.positive) & set(columns.negative)))
         raise AssessmentError(f"expected each label to mean one thing, got {both} as positive and as negative")
     data = read_bytes(path, None)
-    rows = parsed(decode(data, "utf-8", str(path)), str(path), FORMATS.get(path.suffix.lower()))
+    text = decode(data, "utf-8", str(path), advice="save the file as UTF-8")
+    rows = parsed(text, str(path), FORMATS.get(path.suffix.lower()))
     found: dict[tuple[str, GradingItem], LabelledAnswer] = {}
     for row in rows:
         one = _labelled(row, columns, path)

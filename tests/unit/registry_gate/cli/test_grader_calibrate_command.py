@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -107,7 +108,8 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     data = write(home / "x.jsonl", good(1))
     latin = home / "latin.csv"
     latin.write_bytes(b"q,a,said\nx,caf\xe9,no\n")
-    assert "line 2: expected utf-8 text" in calibrate(run, latin).err
+    said = calibrate(run, latin)
+    assert said.code == 4 and "line 2: expected utf-8 text, got byte 0xe9; save the file as UTF-8" in said.err
     assert "expected rows, got an empty file" in calibrate(run, write(home / "empty.jsonl", [])).err
     assert "expected a name that ends in" in calibrate(run, write(home / "x.txt", good(1))).err
     assert "expected one of" in calibrate(run, data, grader="nobody").err
@@ -117,6 +119,19 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     (home / "there.json").write_text("", encoding="utf-8")
     there = calibrate(run, data, "--key", "lab.key", "--out", "there.json")
     assert there.code == 2 and "nothing was overwritten" in there.err
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_answer_of_a_megabyte_is_read_whole(home: Path, run: Run, kind: str) -> None:
+    rows = [("question?", "word " * 200_000 + REFUSED, "full"), ("another?", ANSWERED * 20_000, "no")]
+    data = home / f"x.{kind}"
+    with data.open("w", encoding="utf-8", newline="") as file:
+        if kind == "csv":
+            csv.writer(file).writerows([("q", "a", "said"), *rows])
+        else:
+            file.writelines(json.dumps({"q": q, "a": a, "said": said}) + "\n" for q, a, said in rows)
+    answer = calibrate(run, data)
+    assert "2 labelled, 0 not graded" in answer.out, answer.err
 
 
 def test_it_runs_where_the_worker_does_for_no_other_calibration_counts(home: Path, run: Run) -> None:
