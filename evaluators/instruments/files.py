@@ -173,8 +173,9 @@ def _table(text: str, path: str, *, delimiter: str, header: bool) -> Iterator[Ro
 def _cells(text: str, path: str, delimiter: str) -> list[tuple[int, list[str]]]:
     """Each row with the line that it ends on."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    # Python refuses fields of over 131,072 characters, and answers may be longer. Its limit is one for the whole process,
-    # so it is put back, and all rows are read at once: a generator would hold it open for as long as its reader likes.
+    # Python refuses fields of over 131,072 characters, and answers may be longer. The limit is one for all of the
+    # process, so it is put back, and all rows are read at once: a generator would keep it for as long as its reader
+    # likes.
     with _FIELD_LIMIT:
         before = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
         try:
