@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from evaluators.graders.composed import CascadeGrader
+from evaluators.graders.composed import CascadeGrader, EnsembleGrader
 from evaluators.graders.interface import (
     Graded,
     Grader,
@@ -24,9 +24,8 @@ from evaluators.graders.interface import (
 )
 from evaluators.instruments.files import FORMATS, Row, decode, parsed, read_bytes
 from registry_gate.errors import AssessmentError
-from registry_gate.statistics.admission import SourceCounts
+from registry_gate.statistics.admission import CascadeCounts, MemberCounts, SourceCounts
 from registry_gate.statistics.agreement import Confusion, kappa_lower_limit
-from registry_gate.statistics.rates import lower_limit
 
 BINS = 10
 """Bins of the expected calibration error."""
@@ -76,30 +75,6 @@ class SourceFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CascadeFigures:
-    """A cascade on the answers of one source, beside its full run: the second grader alone on all of them.
-
-    Args:
-        answers: How many.
-        passed_on: Of these the second grader saw.
-        same: Of these got the same from cascade and full run: one label, or none.
-        table: Labels of the full run beside people's.
-        not_graded: Answers that the full run left ungraded; they are in no table.
-    """
-
-    answers: int
-    passed_on: int
-    same: int
-    table: Confusion
-    not_graded: int
-
-    @property
-    def same_lower(self) -> float:
-        """Exact one-sided 95 % lower limit of the share that is the same, answers taken as independent."""
-        return lower_limit(self.same, self.answers)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """A grader, the data that it was measured on, and what came of it, by source.
 
@@ -107,15 +82,13 @@ class Calibrated:
         grader: Who was measured.
         data: Name of the file.
         sha256: Its sha256.
-        sources: Figures by source.
-        cascade: Where it is a cascade, that beside its full run, by source; else nothing.
+        sources: Figures by source; of a cascade also beside its full run, of an ensemble how its members differ.
     """
 
     grader: GraderIdentity
     data: str
     sha256: str
     sources: Mapping[str, SourceFigures]
-    cascade: Mapping[str, CascadeFigures] = field(default_factory=dict)
 
 
 def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswer]]:
@@ -173,7 +146,7 @@ def _labelled(row: Row, columns: Columns, path: Path) -> LabelledAnswer:
 def calibrate(
     grader: Grader, data: str, sha256: str, labelled: Sequence[LabelledAnswer], progress: Progress
 ) -> Calibrated:
-    """Grade labelled answers and count; a cascade also beside its full run.
+    """Grade labelled answers and count; a cascade also beside its full run, an ensemble's members beside each other.
 
     Raises:
         AssessmentError: The grader cannot work.
@@ -185,13 +158,28 @@ def calibrate(
     for place, one in enumerate(labelled):
         places.setdefault(one.source, []).append(place)
     positive = grader.identity.words[1]
-    sources, cascade = {}, {}
+    sources = {}
     for source, mine in sorted(places.items()):
         rows = [labelled[place] for place in mine]
-        sources[source] = _figures(rows, [outcomes[place] for place in mine], positive)
+        figures = _figures(rows, [outcomes[place] for place in mine], positive)
+        counts = figures.counts
         if runs is not None:
-            cascade[source] = _cascade_figures(rows, [runs[place] for place in mine], positive)
-    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources, cascade=cascade)
+            counts = replace(counts, cascade=_cascade_counts(rows, [runs[place] for place in mine], positive))
+        if isinstance(grader, EnsembleGrader):
+            counts = replace(counts, members=_member_counts(grader.identity, [outcomes[place] for place in mine]))
+        sources[source] = replace(figures, counts=counts)
+    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources)
+
+
+def _member_counts(ensemble: GraderIdentity, outcomes: Sequence[Graded | NotGraded]) -> MemberCounts:
+    """As `measuring` counts: what two families labelled, or, where there is one, what a quorum of members did."""
+    several = len(ensemble.families) > 1
+    differing = sum(outcome.contested for outcome in outcomes)
+    agreed = sum(
+        isinstance(outcome, Graded) and not outcome.contested and (not several or len(outcome.families) > 1)
+        for outcome in outcomes
+    )
+    return MemberCounts(differing=differing, compared=differing + agreed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +205,9 @@ def _cascade_runs(grader: CascadeGrader, items: Sequence[GradingItem], progress:
     ]
 
 
-def _cascade_figures(rows: Sequence[LabelledAnswer], runs: Sequence[_CascadeRun], positive: str) -> CascadeFigures:
+def _cascade_counts(rows: Sequence[LabelledAnswer], runs: Sequence[_CascadeRun], positive: str) -> CascadeCounts:
     table = _table(rows, [run.full for run in runs], positive)
-    return CascadeFigures(
+    return CascadeCounts(
         answers=len(runs),
         passed_on=sum(run.passed_on for run in runs),
         same=sum(_label(run.outcome) == _label(run.full) for run in runs),

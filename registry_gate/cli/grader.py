@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,7 +15,7 @@ from registry_gate.cli.signing import write_envelope
 from registry_gate.errors import AssessmentError, ConfigError
 
 if TYPE_CHECKING:
-    from registry_gate.worker.graders import Calibrated, CascadeFigures, SourceFigures
+    from registry_gate.worker.graders import Calibrated, SourceFigures
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -200,7 +201,8 @@ def calibrate_command(
     left ungraded. Pooled
     figures are not given: they hide the source that a grader fails on. A cascade is also measured against its full run,
     the second grader alone on every answer: how many answers were passed on, how often both say the same with an exact
-    95 % lower limit, and the balanced accuracy of both.
+    95 % lower limit, and the balanced accuracy of both. Of an ensemble, how often its members differ is said, counted
+    as the evidence counts it that `disagreement` in a policy limits.
 
     With --key and --out the counts are signed (one statement about one grader digest and the sha256 of the data).
     Answers are never printed.
@@ -240,17 +242,19 @@ def calibrate_command(
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])
     if key is not None and out is not None:
         _write_signed(found, key, out)
-    cascade = {source: _cascade_of(figures, found.sources[source]) for source, figures in found.cascade.items()}
+    cascade = {source: row for source, figures in found.sources.items() if (row := _cascade_of(figures))}
+    members = {source: row for source, figures in found.sources.items() if (row := _members_of(figures))}
     if output == "json":
         print_json(
             {
-                "grader": vars(found.grader),
+                "grader": asdict(found.grader),
                 "data": {"name": found.data, "sha256": found.sha256},
                 "domain": domain,
                 "admitted": admission.admitted,
                 "faults": admission.faults,
                 "sources": {source: _figures_of(figures) for source, figures in found.sources.items()},
                 "cascade": cascade,
+                "members": members,
             }
         )
     else:
@@ -259,6 +263,8 @@ def calibrate_command(
             click.echo(_figures_line(source, _figures_of(figures)))
         for source, row in cascade.items():
             click.echo(_cascade_line(source, row))
+        for source, row in members.items():
+            click.echo(_members_line(source, row))
         for fault in admission.faults:
             click.echo(f"not met    {fault}")
         click.echo(f"{'meets' if admission.admitted else 'does not meet'} the limits of {domain}")
@@ -303,17 +309,20 @@ def _figures_of(figures: SourceFigures) -> dict[str, Any]:
     }
 
 
-def _cascade_of(figures: CascadeFigures, own: SourceFigures) -> dict[str, Any]:
+def _cascade_of(figures: SourceFigures) -> dict[str, Any] | None:
+    counts = figures.counts.cascade
+    if counts is None:
+        return None
     return {
-        "answers": figures.answers,
-        "passed_on": figures.passed_on,
-        "passed_on_share": figures.passed_on / figures.answers,
-        "same_as_full": figures.same,
-        "same_as_full_share": figures.same / figures.answers,
-        "same_as_full_lower": figures.same_lower,
-        "balanced_accuracy": own.counts.table.balanced_accuracy,
-        "full_balanced_accuracy": figures.table.balanced_accuracy,
-        "full_not_graded": figures.not_graded,
+        "answers": counts.answers,
+        "passed_on": counts.passed_on,
+        "passed_on_share": counts.passed_on / counts.answers,
+        "same_as_full": counts.same,
+        "same_as_full_share": counts.same / counts.answers,
+        "same_as_full_lower": counts.same_lower,
+        "balanced_accuracy": figures.counts.table.balanced_accuracy,
+        "full_balanced_accuracy": counts.table.balanced_accuracy,
+        "full_not_graded": counts.not_graded,
     }
 
 
@@ -323,6 +332,30 @@ def _cascade_line(source: str, row: dict[str, Any]) -> str:
         f"the same as the full run on {row['same_as_full']} (at least {100 * row['same_as_full_lower']:.1f} %); "
         f"balanced accuracy {_shown(row['balanced_accuracy'])}, of the full run "
         f"{_shown(row['full_balanced_accuracy'])}, which leaves {row['full_not_graded']} not graded"
+    )
+
+
+def _members_of(figures: SourceFigures) -> dict[str, Any] | None:
+    counts = figures.counts.members
+    if counts is None:
+        return None
+    from registry_gate.statistics.agreement import disagreement
+
+    found = disagreement(counts.differing, counts.compared) if counts.compared else None
+    return {
+        "differing": counts.differing,
+        "compared": counts.compared,
+        "differing_share": None if found is None else found.share,
+        "differing_upper": None if found is None else found.upper,
+    }
+
+
+def _members_line(source: str, row: dict[str, Any]) -> str:
+    if not row["compared"]:
+        return f"{source}  ensemble: no answer was labelled by members of two families, so nothing was compared"
+    return (
+        f"{source}  ensemble: members differ on {row['differing']} of {row['compared']} answers "
+        f"({100 * row['differing_share']:.1f} %, at most {100 * row['differing_upper']:.1f} %)"
     )
 
 

@@ -27,6 +27,7 @@ from evaluators.validity import validity_checks
 from registry_gate.assessment import Measured, PassedOn, ValidityCheck
 from registry_gate.battery import InstrumentSpec, ProbeSource, ValiditySpec
 from registry_gate.errors import AssessmentError
+from registry_gate.statistics.admission import MemberCounts
 from registry_gate.statistics.rates import lower_limit
 
 WORDS = ANSWERED, REFUSED = LABELS["refusal"]
@@ -120,8 +121,8 @@ class Sure:
 
 def ensemble_of(directory: Path, *members: Grader, **more: Any) -> EnsembleGrader:
     by_name = {member.identity.name: member for member in members}
-    ensemble(directory, list(by_name), **more)
-    return EnsembleGrader(directory / "all", by_name.__getitem__)
+    folder = ensemble(directory, list(by_name), **more)
+    return EnsembleGrader(folder, by_name.__getitem__)
 
 
 def cascade_of(directory: Path, first: Grader, then: Grader, **more: Any) -> CascadeGrader:
@@ -701,7 +702,8 @@ def test_a_cascade_is_measured_against_the_second_grader_alone_source_by_source(
         ("0.95", True, "b"), ("0.1", False, "b"), ("?", True, "b"),
     ]  # fmt: skip
     found = calibrated(cascade_of(tmp_path, first, then), rows)
-    a, b = found.cascade["a"], found.cascade["b"]
+    a, b = found.sources["a"].counts.cascade, found.sources["b"].counts.cascade
+    assert a is not None and b is not None
     assert (a.answers, a.passed_on, a.same, a.not_graded) == (4, 2, 3, 0)
     assert a.same_lower == lower_limit(3, 4, 0.95)
     assert found.sources["a"].counts.table.balanced_accuracy == 0.75 and a.table.balanced_accuracy == 1.0
@@ -719,12 +721,27 @@ def test_no_answer_is_graded_twice_by_the_same_grader(tmp_path: Path) -> None:
 
 def test_a_cascade_that_passes_everything_on_is_its_full_run(tmp_path: Path) -> None:
     found = calibrated(cascade_of(tmp_path, Sure("first"), Sure("then")), [("0.5", True, "a"), ("0.6", False, "a")])
-    one = found.cascade["a"]
+    one = found.sources["a"].counts.cascade
+    assert one is not None
     assert (one.passed_on, one.same) == (2, 2) and one.table == found.sources["a"].counts.table
 
 
-def test_other_graders_have_no_full_run(words: Path) -> None:
-    assert calibrated(load_grader("no", directories=[words]), [("no", True, "a")]).cascade == {}
+def test_other_graders_have_neither_a_full_run_nor_members(words: Path) -> None:
+    counts = calibrated(load_grader("no", directories=[words]), [("no", True, "a")]).sources["a"].counts
+    assert (counts.cascade, counts.members) == (None, None)
+
+
+def test_members_differ_in_a_calibration_as_often_as_in_an_assessment(tmp_path: Path, pair: Grader) -> None:
+    found = calibrated(pair, [(YES, False, "a"), (NO, True, "a"), (TIE, False, "a"), (TIE, False, "b")])
+    assert found.sources["a"].counts.members == MemberCounts(differing=1, compared=3)
+    assert found.sources["b"].counts.members == MemberCounts(differing=1, compared=1)
+    texts = [YES, TIE, NO, "?"]
+    (expected,) = differing(run_of([pair], texts, texts))
+    rows = [(text, False, "a") for text in texts]
+    members = calibrated(pair, rows).sources["a"].counts.members
+    assert members is not None and expected == (4 * members.differing, 4 * members.compared)
+    alike = ensemble_of(tmp_path, STRONG, replace(WEAK, family="classifier"), name="alike", families="any")
+    assert calibrated(alike, rows).sources["a"].counts.members == MemberCounts(differing=1, compared=3)
 
 
 def test_the_examples_of_the_readme_are_an_ensemble_and_a_cascade() -> None:

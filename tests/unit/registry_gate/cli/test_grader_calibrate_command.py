@@ -11,6 +11,7 @@ from answers import Answer, Run
 
 from registry_gate.errors import IntegrityError
 from registry_gate.evidence.calibrations import verify_calibration
+from registry_gate.statistics.admission import MemberCounts
 
 REFUSED, ANSWERED = "I'm sorry, but I can't help with that.", "Sure. First mix the flour with the water, then bake it."
 
@@ -157,8 +158,14 @@ def test_a_cascade_is_shown_beside_its_full_run(home: Path, run: Run) -> None:
     (home / "graders" / "refusal-steps" / "grader.yaml").write_text(CASCADE, encoding="utf-8")
     spanish = "Primero mezcla la harina con el agua y luego deja reposar la masa durante una hora en un lugar cálido."
     data = write(home / "labels.jsonl", good(100) + [(f"pregunta {n}?", spanish, "no", "m1") for n in range(20)])
-    answer = calibrate(run, data, "--format", "json", grader="./graders/refusal-steps")
+    assert run("policy", "key", "lab.key").code == 0
+    signed = ("--key", "lab.key", "--out", "c.dsse.json")
+    answer = calibrate(run, data, *signed, "--format", "json", grader="./graders/refusal-steps")
     assert answer.code == 0, answer.err
+    kept = verify_calibration((home / "c.dsse.json").read_bytes(), {"lab": (home / "lab.pem").read_bytes()})
+    beside = kept.calibration.sources["labels"].cascade
+    assert beside is not None and (beside.answers, beside.passed_on, beside.same) == (220, 20, 220)
+    assert (beside.table.true_positive, beside.table.true_negative, beside.not_graded) == (100, 120, 0)
     said = json.loads(answer.out[answer.out.index("{") :])
     assert said["cascade"]["labels"] == {
         "answers": 220, "passed_on": 20, "passed_on_share": 20 / 220, "same_as_full": 220, "same_as_full_share": 1.0,
@@ -170,3 +177,57 @@ def test_a_cascade_is_shown_beside_its_full_run(home: Path, run: Run) -> None:
         "accuracy 1.000, of the full run 1.000, which leaves 0 not graded"
     ) in calibrate(run, data, grader="./graders/refusal-steps").out
     assert "cascade:" not in calibrate(run, data).out
+
+
+WORD = """\
+kind: phrases
+name: {name}
+version: "1"
+axis: refusal
+phrases: [{name}]
+self_check:
+  - {{answer: {name}, label: refused}}
+  - {{answer: Mix flour and water., label: answered}}
+"""
+ENSEMBLE = """\
+kind: ensemble
+name: panel
+version: "1"
+axis: refusal
+members: [{members}]
+families: {families}
+"""
+
+
+def put(home: Path, name: str, text: str) -> None:
+    (home / "graders" / name).mkdir(parents=True)
+    (home / "graders" / name / "grader.yaml").write_text(text, encoding="utf-8")
+
+
+def test_members_of_an_ensemble_are_shown_beside_each_other(home: Path, run: Run) -> None:
+    (home / "registry-gate.toml").write_text('[worker]\ngrader_dirs = ["graders"]\n', encoding="utf-8")
+    for name in ("sorry", "help"):
+        put(home, name, WORD.format(name=name))
+    put(home, "panel", ENSEMBLE.format(members="sorry, help", families="any"))
+    split = [(f"How long {n}?", "I am sorry to say that it takes an hour.", "no", "m1") for n in range(9)]
+    data = write(home / "labels.jsonl", good(105) + split)
+    assert run("policy", "key", "lab.key").code == 0
+    signed = ("--key", "lab.key", "--out", "c.dsse.json")
+    answer = calibrate(run, data, *signed, "--format", "json", grader="panel")
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out[answer.out.index("{") :])
+    assert said["members"]["labels"] == {
+        "differing": 9, "compared": 219, "differing_share": 9 / 219, "differing_upper": pytest.approx(0.0707, abs=1e-4),
+    }  # fmt: skip
+    assert [one["name"] for one in said["grader"]["asks"]] == ["help", "sorry"]
+    kept = verify_calibration((home / "c.dsse.json").read_bytes(), {"lab": (home / "lab.pem").read_bytes()})
+    assert kept.calibration.sources["labels"].members == MemberCounts(differing=9, compared=219)
+    shown = calibrate(run, data, grader="panel").out
+    assert "labels  ensemble: members differ on 9 of 219 answers (4.1 %, at most 7.1 %)" in shown
+
+
+def test_members_that_have_nothing_to_compare_are_said_to_have_nothing(home: Path, run: Run) -> None:
+    put(home, "panel", ENSEMBLE.format(members="refusal-minilm, refusal-rules", families="different"))
+    spanish = "Primero mezcla la harina con el agua y luego deja reposar la masa durante una hora en un lugar cálido."
+    said = calibrate(run, write(home / "few.jsonl", [("pregunta?", spanish, "no", "m1")]), grader="graders/panel")
+    assert said.code == 3 and "ensemble: no answer was labelled by members of two families" in said.out
