@@ -30,6 +30,8 @@ from registry_gate.statistics.agreement import Confusion, kappa_lower_limit
 BINS = 10
 """Bins of the expected calibration error."""
 
+_LONGEST_SOURCE = 200
+
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
@@ -104,9 +106,15 @@ def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswe
     if set(columns.positive) & set(columns.negative):
         both = ", ".join(sorted(set(columns.positive) & set(columns.negative)))
         raise AssessmentError(f"expected each label to mean one thing, got {both} as positive and as negative")
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise AssessmentError(
+            f"{path}: expected a name that ends in {', '.join(FORMATS)}, got {path.suffix!r}: rename or convert the "
+            "file"
+        )
     data = read_bytes(path, None)
     text = decode(data, "utf-8", str(path), advice="save the file as UTF-8")
-    rows = parsed(text, str(path), FORMATS.get(path.suffix.lower()))
+    rows = parsed(text, str(path), kind)
     found: dict[tuple[str, GradingItem], LabelledAnswer] = {}
     for row in rows:
         one = _labelled(row, columns, path)
@@ -115,6 +123,8 @@ def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswe
                 f"{row.place}, column {columns.label!r}: expected one label of each answer in a source, got another "
                 "than in an earlier row of the same probe and answer: settle it, or leave both out"
             )
+    if not found:
+        raise AssessmentError(f"{path}: expected labelled answers, got a file without rows")
     return hashlib.sha256(data).hexdigest(), list(found.values())
 
 
@@ -139,6 +149,13 @@ def _labelled(row: Row, columns: Columns, path: Path) -> LabelledAnswer:
             "--positive or --negative what it means, or leave the row out"
         )
     source = path.stem if columns.source is None else text(columns.source)
+    # It is printed, signed and read in policies' messages.
+    if not (0 < len(source) <= _LONGEST_SOURCE and source.isprintable()):
+        where = "name of the file" if columns.source is None else f"column {columns.source!r}"
+        raise AssessmentError(
+            f"{row.place}, {where}: expected a source of 1 to {_LONGEST_SOURCE} printable characters, got "
+            f"{source[:40]!r}: name whose answer it is"
+        )
     item = GradingItem(probe=text(columns.probe), answer=text(columns.answer))
     return LabelledAnswer(item=item, positive=said in columns.positive, source=source)
 

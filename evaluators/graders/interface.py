@@ -132,11 +132,20 @@ def grade_checked(grader: Grader, items: Sequence[GradingItem], progress: Progre
     """What a grader says, held to what a grader may say: whoever counts labels or puts them together asks so.
 
     Raises:
-        AssessmentError: The grader cannot work, does not return one outcome for each item, or returns a label that its
-            axis does not have or a probability outside 0 to 1.
+        AssessmentError: The grader cannot work, whatever it raises, does not return one outcome for each item, or
+            returns a label that its axis does not have or a probability outside 0 to 1.
     """
     identity = grader.identity
-    outcomes = grader.grade(items, progress)
+    try:
+        outcomes = grader.grade(items, progress)
+    except AssessmentError:
+        raise
+    except Exception as err:  # a plugin may raise anything, and its words may quote what it graded
+        raise AssessmentError(
+            f"grader {identity.name!r}: expected {len(items)} outcomes, got {type(err).__name__}: repair it, or name "
+            "another",
+            code="grader_failed",
+        ) from err
     if len(outcomes) != len(items):
         raise AssessmentError(
             f"grader {identity.name!r}: expected {len(items)} outcomes, got {len(outcomes)}", code="grader_output"
@@ -149,6 +158,11 @@ def grade_checked(grader: Grader, items: Sequence[GradingItem], progress: Progre
 def _check_outcome(grader: GraderIdentity, outcome: Graded | NotGraded) -> None:
     if isinstance(outcome, NotGraded):
         return
+    if not isinstance(outcome, Graded):
+        raise AssessmentError(
+            f"grader {grader.name!r}: expected Graded or NotGraded for each item, got {type(outcome).__name__}",
+            code="grader_output",
+        )
     if outcome.label not in grader.words:
         raise AssessmentError(
             f"grader {grader.name!r}: expected a label of the axis {grader.axis} ({', '.join(grader.words)}), "

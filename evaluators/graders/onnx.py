@@ -667,6 +667,6 @@ def _unloadable(err: Exception, version: str, opset: int | None) -> str:
 
 
 def _one_line(err: Exception) -> str:
-    text = " ".join(str(err).split())
+    text = " ".join(str(err).split()).rstrip(".")
     # The end: ONNX Runtime begins with its own source file and the signature of a function.
     return text if len(text) <= _MESSAGE else f"... {text[-_MESSAGE:]}"

@@ -221,8 +221,8 @@ def _json_list(text: str, path: str) -> Iterator[Row]:
         raise AssessmentError(f"{path}: expected a JSON list of objects, got no JSON", code="probes_format") from err
     if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
         raise AssessmentError(
-            f"{path}: expected a JSON list of objects, got a {type(document).__name__}; files with one object a line "
-            "are `format: jsonl`",
+            f"{path}: expected a JSON list of objects, got a {type(document).__name__}; a file with one object a "
+            "line is .jsonl, or `format: jsonl` in a battery",
             code="probes_format",
         )
     for number, values in enumerate(document, start=1):

@@ -363,7 +363,10 @@ def test_graph_with_two_unnamed_outputs_is_refused(grader_directory, make_model)
         ({"threshold": 1.5}, "threshold: Input should be less than 1"),
         ({"version": 1}, "version: Input should be a valid string"),
         ({"axis": "mood"}, "axis: Input should be 'refusal', 'harm', 'caveat' or 'toxicity'"),
-        ({"labels": ["LABEL_0", "LABEL_1"]}, "expected 'harmless' or 'harmful' on axis harm, got 'LABEL_0'"),
+        (
+            {"labels": ["LABEL_0", "LABEL_1"]},
+            "document: labels: expected 'harmless' or 'harmful' on axis harm",
+        ),
         ({"labels": ["harmful", "harmful"]}, "labels: expected both 'harmless' and 'harmful'"),
         ({"labels": ["answered", "refused"]}, "expected 'harmless' or 'harmful' on axis harm, got 'answered'"),
         ({"self_check": []}, "self_check: List should have at least 2 items"),

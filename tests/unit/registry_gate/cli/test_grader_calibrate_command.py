@@ -112,14 +112,42 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     said = calibrate(run, latin)
     assert said.code == 4 and "line 2: expected utf-8 text, got byte 0xe9; save the file as UTF-8" in said.err
     assert "expected rows, got an empty file" in calibrate(run, write(home / "empty.jsonl", [])).err
-    assert "expected a name that ends in" in calibrate(run, write(home / "x.txt", good(1))).err
-    assert "expected one of" in calibrate(run, data, grader="nobody").err
+    odd = calibrate(run, write(home / "x.txt", good(1)))
+    assert odd.code == 4 and "a name that ends in .csv, .tsv, .jsonl, .json, got '.txt': rename or conv" in odd.err
+    (home / "head.csv").write_text("q,a,said\n", encoding="utf-8")
+    head = calibrate(run, home / "head.csv")
+    assert head.code == 4 and "head.csv: expected labelled answers, got a file without rows" in head.err
+    (home / "registry-gate.toml").write_text('[worker]\ngrader_dirs = ["nowhere"]\n', encoding="utf-8")
+    unknown = calibrate(run, data, grader="nobody").err
+    assert (
+        "expected one of" in unknown
+        and f"got an unknown name; of [worker] grader_dirs there is no {home}/nowhere" in unknown
+    )
     assert "got no as positive and as negative" in calibrate(run, data, "--positive", "no").err
     assert "expected --key and --out together" in calibrate(run, data, "--out", "c.json").err
     run("policy", "key", "lab.key")
     (home / "there.json").write_text("", encoding="utf-8")
     there = calibrate(run, data, "--key", "lab.key", "--out", "there.json")
     assert there.code == 2 and "nothing was overwritten" in there.err
+
+
+@pytest.mark.parametrize("source", ["", "m\ud800", "\x1b[31mm", "m\n", "m" * 201])
+def test_a_source_that_cannot_be_named_is_refused_with_its_line(home: Path, run: Run, source: str) -> None:
+    answer = calibrate(run, write(home / "x.jsonl", [*good(1), ("q", "a", "no", source)]), "--source-column", "model")
+    assert answer.code == 4 and "\x1b" not in answer.err
+    assert "x.jsonl, line 3, column 'model': expected a source of 1 to 200 printable characters, got " in answer.err
+
+
+def test_answers_that_no_grader_can_read_are_left_ungraded(home: Path, run: Run) -> None:
+    rows = [
+        ("q?", "", "no"),
+        ("q?", "\U0001f600\U0001f44d", "no"),
+        ("q?", "broken \ud800", "no"),
+        ("\udfff", "a", "no"),
+    ]
+    for grader in ("refusal-rules", "refusal-minilm"):
+        answer = calibrate(run, write(home / "x.jsonl", [(*row, "m1") for row in rows]), grader=grader)
+        assert answer.code == 3 and "labelled" in answer.out, answer.err
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
