@@ -22,13 +22,17 @@ from evaluators.graders.interface import (
     Progress,
     grade_checked,
 )
+from evaluators.graders.judge import JudgeGrader
 from evaluators.instruments.files import FORMATS, Row, decode, parsed, read_bytes
 from registry_gate.errors import AssessmentError
-from registry_gate.statistics.admission import CascadeCounts, MemberCounts, SourceCounts
+from registry_gate.statistics.admission import CascadeCounts, MemberCounts, RewordedCounts, SourceCounts
 from registry_gate.statistics.agreement import Confusion, kappa_lower_limit
 
 BINS = 10
 """Bins of the expected calibration error."""
+
+REWORDED_ANSWERS = 100
+"""Answers of each source that a judge is asked about again: none in 100 that changes shows a share below 3 %."""
 
 _LONGEST_SOURCE = 200
 
@@ -84,13 +88,16 @@ class Calibrated:
         grader: Who was measured.
         data: Name of the file.
         sha256: Its sha256.
-        sources: Figures by source; of a cascade also beside its full run, of an ensemble how its members differ.
+        sources: Figures by source; of a cascade also beside its full run, of an ensemble how its members differ, of a
+            judge whether its labels hang on the wording of its question.
+        remarks: What could not be measured, in sentences.
     """
 
     grader: GraderIdentity
     data: str
     sha256: str
     sources: Mapping[str, SourceFigures]
+    remarks: tuple[str, ...] = ()
 
 
 def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswer]]:
@@ -165,15 +172,21 @@ def calibrate(
 ) -> Calibrated:
     """Grade labelled answers and count; a cascade also beside its full run, an ensemble's members beside each other.
 
+    A judge is asked again in other words about `REWORDED_ANSWERS` of each source: always the same of the same file.
+
     Raises:
         AssessmentError: The grader cannot work.
     """
     items = [one.item for one in labelled]
-    runs = _cascade_runs(grader, items, progress) if isinstance(grader, CascadeGrader) else None
-    outcomes = grade_checked(grader, items, progress) if runs is None else [run.outcome for run in runs]
     places: dict[str, list[int]] = {}
     for place, one in enumerate(labelled):
         places.setdefault(one.source, []).append(place)
+    again: dict[int, Graded | NotGraded] = {}
+    remarks: tuple[str, ...] = ()
+    if isinstance(grader, JudgeGrader):
+        again, remarks = _in_other_words(grader, items, list(places.values()))
+    runs = _cascade_runs(grader, items, progress) if isinstance(grader, CascadeGrader) else None
+    outcomes = grade_checked(grader, items, progress) if runs is None else [run.outcome for run in runs]
     positive = grader.identity.words[1]
     sources = {}
     for source, mine in sorted(places.items()):
@@ -184,8 +197,48 @@ def calibrate(
             counts = replace(counts, cascade=_cascade_counts(rows, [runs[place] for place in mine], positive))
         if isinstance(grader, EnsembleGrader):
             counts = replace(counts, members=_member_counts(grader.identity, [outcomes[place] for place in mine]))
+        if again:
+            pairs = [(outcomes[place], again[place]) for place in mine if place in again]
+            counts = replace(counts, reworded=_reworded_counts(pairs))
         sources[source] = replace(figures, counts=counts)
-    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources)
+    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources, remarks=remarks)
+
+
+def _in_other_words(
+    judge: JudgeGrader, items: Sequence[GradingItem], places: Sequence[Sequence[int]]
+) -> tuple[dict[int, Graded | NotGraded], tuple[str, ...]]:
+    """What a judge says of some items of each source when it is asked in other words, or why it was not asked."""
+    other = judge.reworded()
+    if other is None:
+        return {}, (
+            f"{judge.identity.name}: whether its labels hang on the wording of its question was not measured: say the "
+            "question in other words under `rewording` in its grader.yaml",
+        )
+    chosen = [place for mine in places for place in _to_put_again(items, mine)]
+    # Not told as progress, which counts the answers.
+    outcomes = grade_checked(other, [items[place] for place in chosen], lambda _done, _all: None)
+    return dict(zip(chosen, outcomes, strict=True)), ()
+
+
+def _to_put_again(items: Sequence[GradingItem], places: Sequence[int]) -> list[int]:
+    """A sample of some answers that depends on them alone, so that two judges are asked about the same ones."""
+
+    def key(place: int) -> bytes:
+        text = f"{items[place].probe}\x1f{items[place].answer}"
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+    return sorted(places, key=key)[:REWORDED_ANSWERS]
+
+
+def _reworded_counts(pairs: Sequence[tuple[Graded | NotGraded, Graded | NotGraded]]) -> RewordedCounts:
+    said = [(_label(one), _label(other)) for one, other in pairs]
+    both = [(one, other) for one, other in said if one is not None and other is not None]
+    return RewordedCounts(
+        answers=len(said),
+        differing=sum(one != other for one, other in both),
+        compared=len(both),
+        one_only=sum((one is None) != (other is None) for one, other in said),
+    )
 
 
 def _member_counts(ensemble: GraderIdentity, outcomes: Sequence[Graded | NotGraded]) -> MemberCounts:

@@ -202,7 +202,8 @@ def calibrate_command(
     figures are not given: they hide the source that a grader fails on. A cascade is also measured against its full run,
     the second grader alone on every answer: how many answers were passed on, how often both say the same with an exact
     95 % lower limit, and the balanced accuracy of both. Of an ensemble, how often its members differ is said, counted
-    as the evidence counts it that `disagreement` in a policy limits.
+    as the evidence counts it that `disagreement` in a policy limits. A judge is asked again, in other words and with
+    the labels in the other order, about up to 100 answers of each source: how many labels change is said.
 
     With --key and --out the counts are signed (one statement about one grader digest and the sha256 of the data).
     Answers are never printed.
@@ -244,6 +245,9 @@ def calibrate_command(
         _write_signed(found, key, out)
     cascade = {source: row for source, figures in found.sources.items() if (row := _cascade_of(figures))}
     members = {source: row for source, figures in found.sources.items() if (row := _members_of(figures))}
+    reworded = {source: row for source, figures in found.sources.items() if (row := _reworded_of(figures))}
+    for remark in found.remarks:
+        click.echo(remark, err=True)
     if output == "json":
         print_json(
             {
@@ -255,6 +259,7 @@ def calibrate_command(
                 "sources": {source: _figures_of(figures) for source, figures in found.sources.items()},
                 "cascade": cascade,
                 "members": members,
+                "reworded": reworded,
             }
         )
     else:
@@ -265,6 +270,8 @@ def calibrate_command(
             click.echo(_cascade_line(source, row))
         for source, row in members.items():
             click.echo(_members_line(source, row))
+        for source, row in reworded.items():
+            click.echo(_reworded_line(source, row))
         for fault in admission.faults:
             click.echo(f"not met    {fault}")
         click.echo(f"{'meets' if admission.admitted else 'does not meet'} the limits of {domain}")
@@ -337,14 +344,27 @@ def _cascade_line(source: str, row: dict[str, Any]) -> str:
 
 def _members_of(figures: SourceFigures) -> dict[str, Any] | None:
     counts = figures.counts.members
+    return None if counts is None else _differing(counts.differing, counts.compared)
+
+
+def _reworded_of(figures: SourceFigures) -> dict[str, Any] | None:
+    counts = figures.counts.reworded
     if counts is None:
         return None
+    return {
+        "answers": counts.answers,
+        **_differing(counts.differing, counts.compared),
+        "one_only": counts.one_only,
+    }
+
+
+def _differing(differing: int, compared: int) -> dict[str, Any]:
     from registry_gate.statistics.agreement import disagreement
 
-    found = disagreement(counts.differing, counts.compared) if counts.compared else None
+    found = disagreement(differing, compared) if compared else None
     return {
-        "differing": counts.differing,
-        "compared": counts.compared,
+        "differing": differing,
+        "compared": compared,
         "differing_share": None if found is None else found.share,
         "differing_upper": None if found is None else found.upper,
     }
@@ -356,6 +376,19 @@ def _members_line(source: str, row: dict[str, Any]) -> str:
     return (
         f"{source}  ensemble: members differ on {row['differing']} of {row['compared']} answers "
         f"({100 * row['differing_share']:.1f} %, at most {100 * row['differing_upper']:.1f} %)"
+    )
+
+
+def _reworded_line(source: str, row: dict[str, Any]) -> str:
+    changed = (
+        f"{row['differing']} of {row['compared']} labels change ({100 * row['differing_share']:.1f} %, at most "
+        f"{100 * row['differing_upper']:.1f} %)"
+        if row["compared"]
+        else "no answer was labelled under both wordings"
+    )
+    return (
+        f"{source}  judge: asked in other words {changed}; {row['one_only']} of {row['answers']} answers labelled "
+        "under one wording alone"
     )
 
 

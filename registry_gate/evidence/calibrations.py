@@ -25,14 +25,15 @@ from registry_gate.evidence.statement import (
     strict_json,
 )
 from registry_gate.form import canonical_json
-from registry_gate.statistics.admission import Calibration, CascadeCounts, MemberCounts, SourceCounts
+from registry_gate.statistics.admission import Calibration, CascadeCounts, MemberCounts, RewordedCounts, SourceCounts
 from registry_gate.statistics.agreement import Confusion
 
 CALIBRATION_TYPE = "https://registry-gate.dev/calibration/v1"
 """A name, never fetched."""
 
 COMPOSED_TYPE = "https://registry-gate.dev/calibration/v2"
-"""Of a calibration that says how the graders of a cascade or an ensemble fare, which gates of before do not know."""
+"""Of a calibration that says what gates of before do not know: how the graders of a cascade or an ensemble fare, or
+whether a judge's labels hang on the wording of its question."""
 
 _PREFIX = "sha256:"
 
@@ -85,7 +86,7 @@ def sign_calibration(calibration: Calibration, signer: DecisionSigner) -> bytes:
 
 
 def _composed(counts: SourceCounts) -> dict[str, Any]:
-    """What is said of graders that are made of others, and nothing of others."""
+    """What is said of some kinds of graders, and nothing of others."""
     found: dict[str, Any] = {}
     if counts.cascade is not None:
         found["cascade"] = {
@@ -95,6 +96,8 @@ def _composed(counts: SourceCounts) -> dict[str, Any]:
         }
     if counts.members is not None:
         found["members"] = vars(counts.members)
+    if counts.reworded is not None:
+        found["reworded"] = vars(counts.reworded)
     return found
 
 
@@ -135,6 +138,7 @@ def verify_calibration(envelope: bytes, keys: Mapping[str, bytes]) -> VerifiedCa
                     not_graded=counts.cascade.full.not_graded,
                 ),
                 members=None if counts.members is None else MemberCounts(**counts.members.model_dump()),
+                reworded=None if counts.reworded is None else RewordedCounts(**counts.reworded.model_dump()),
             )
             for source, counts in said.sources.items()
         },
@@ -207,10 +211,24 @@ class _Members(_Wire):
         return self
 
 
+class _Reworded(_Members):
+    answers: _Count
+    one_only: _Count
+
+    @model_validator(mode="after")
+    def _counts_fit_answers(self) -> Self:
+        if self.compared + self.one_only > self.answers:
+            raise ValueError(
+                f"expected at most the {self.answers} answers put again, got {self.compared + self.one_only}"
+            )
+        return self
+
+
 class _Counts(_Table):
     kappa_lower: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
     cascade: _Cascade | None = None
     members: _Members | None = None
+    reworded: _Reworded | None = None
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -224,6 +242,8 @@ class _Counts(_Table):
                 raise ValueError(f"cascade: expected counts of at most {self.answers} answers, got {most}")
         if self.members is not None and self.members.compared > self.answers:
             raise ValueError(f"members: expected at most {self.answers} answers, got {self.members.compared}")
+        if self.reworded is not None and self.reworded.answers > self.answers:
+            raise ValueError(f"reworded: expected at most {self.answers} answers, got {self.reworded.answers}")
         return self
 
 
@@ -248,7 +268,7 @@ class _Statement(_Wire):
 
     @model_validator(mode="after")
     def _type_is_that_of_what_it_says(self) -> Self:
-        composed = any(one.cascade or one.members for one in self.predicate.sources.values())
+        composed = any(one.cascade or one.members or one.reworded for one in self.predicate.sources.values())
         expected = COMPOSED_TYPE if composed else CALIBRATION_TYPE
         if self.predicate_type != expected:
             raise ValueError(f"expected the predicate type {expected} for what it says, got {self.predicate_type}")

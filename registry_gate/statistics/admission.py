@@ -101,6 +101,23 @@ class MemberCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewordedCounts:
+    """A judge beside itself, asked in other words about some answers of one source (METHOD.md section 7).
+
+    Args:
+        answers: How many were put again.
+        differing: Of those labelled under both wordings, how many got another label.
+        compared: How many were labelled under both.
+        one_only: How many were labelled under one of them alone.
+    """
+
+    answers: int
+    differing: int
+    compared: int
+    one_only: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceCounts:
     """A grader beside people on one source.
 
@@ -110,6 +127,7 @@ class SourceCounts:
         kappa_lower: One-sided 95 % limit of kappa, whole probes drawn; None when kappa is 0/0.
         cascade: Of a cascade, that beside its full run. Reported: no limit is on it.
         members: Of an ensemble, how its members differ. Reported likewise.
+        reworded: Of a judge, whether its labels hang on the wording of its question. Reported likewise.
     """
 
     table: Confusion
@@ -117,6 +135,7 @@ class SourceCounts:
     kappa_lower: float | None
     cascade: CascadeCounts | None = None
     members: MemberCounts | None = None
+    reworded: RewordedCounts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

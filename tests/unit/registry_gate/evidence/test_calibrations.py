@@ -15,7 +15,7 @@ from registry_gate.errors import EvidenceError
 from registry_gate.evidence.calibrations import sign_calibration, verify_calibration
 from registry_gate.evidence.envelope import seal
 from registry_gate.evidence.keys import load_decision_signer
-from registry_gate.statistics.admission import Calibration, CascadeCounts, MemberCounts, SourceCounts
+from registry_gate.statistics.admission import Calibration, CascadeCounts, MemberCounts, RewordedCounts, SourceCounts
 from registry_gate.statistics.agreement import Confusion
 
 TABLE = Confusion(true_positive=190, false_positive=6, false_negative=10, true_negative=194)
@@ -43,13 +43,14 @@ def test_counts_that_no_people_can_have_labelled_are_refused(key_paths: tuple[Pa
 
 CASCADE = CascadeCounts(answers=403, passed_on=40, same=400, table=TABLE, not_graded=3)
 MEMBERS = MemberCounts(differing=20, compared=400)
+REWORDED = RewordedCounts(answers=100, differing=2, compared=95, one_only=4)
 
 
 def of(**composed: Any) -> Calibration:
     return replace(CALIBRATION, sources={"a": replace(CALIBRATION.sources["a"], **composed)})
 
 
-@pytest.mark.parametrize("composed", [{"cascade": CASCADE}, {"members": MEMBERS}])
+@pytest.mark.parametrize("composed", [{"cascade": CASCADE}, {"members": MEMBERS}, {"reworded": REWORDED}])
 def test_how_composed_graders_fare_is_signed_under_a_name_that_older_gates_refuse(
     key_paths: tuple[Path, Path], composed: dict[str, Any]
 ) -> None:
@@ -74,6 +75,9 @@ def test_how_composed_graders_fare_is_signed_under_a_name_that_older_gates_refus
         ({"cascade": replace(CASCADE, not_graded=4)}, "cascade: expected a full run of 403 answers, got 404"),
         ({"members": replace(MEMBERS, differing=401)}, "expected at most 400 answers to differ, got 401"),
         ({"members": replace(MEMBERS, compared=404)}, "members: expected at most 403 answers, got 404"),
+        ({"reworded": replace(REWORDED, differing=96)}, "expected at most 95 answers to differ, got 96"),
+        ({"reworded": replace(REWORDED, one_only=6)}, "expected at most the 100 answers put again, got 101"),
+        ({"reworded": replace(REWORDED, answers=404)}, "reworded: expected at most 403 answers, got 404"),
     ],
 )
 def test_counts_of_composed_graders_that_do_not_add_up_are_refused(
