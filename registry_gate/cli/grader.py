@@ -15,6 +15,7 @@ from registry_gate.cli.signing import write_envelope
 from registry_gate.errors import AssessmentError, ConfigError
 
 if TYPE_CHECKING:
+    from registry_gate.evidence.keys import DecisionSigner
     from registry_gate.worker.graders import Calibrated, SourceFigures
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -220,6 +221,10 @@ def calibrate_command(
         raise click.BadParameter("expected --key and --out together, got one of them")
     if out is not None and out.exists():
         raise click.BadParameter(f"--out: expected a file that is not there yet, got {out}: nothing was overwritten")
+    if out is not None and not out.parent.is_dir():
+        raise click.BadParameter(f"--out: expected a directory {out.parent}, got none: make it first")
+    # Read first: a key that cannot sign is known before an hour of grading.
+    signer = None if key is None else _signer(key)
     from registry_gate.cli.console import WorkerConsole
     from registry_gate.statistics.admission import LIMITS, admit
     from registry_gate.worker.graders import Columns, calibrate, load_grader, read_labelled
@@ -241,8 +246,8 @@ def calibrate_command(
     with WorkerConsole() as console:
         found = calibrate(loaded, data.name, sha256, labelled, partial(console.progress, "answers"))
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])
-    if key is not None and out is not None:
-        _write_signed(found, key, out)
+    if signer is not None and out is not None:
+        _write_signed(found, signer, out, remark=output == "json")
     cascade = {source: row for source, figures in found.sources.items() if (row := _cascade_of(figures))}
     members = {source: row for source, figures in found.sources.items() if (row := _members_of(figures))}
     reworded = {source: row for source, figures in found.sources.items() if (row := _reworded_of(figures))}
@@ -278,11 +283,16 @@ def calibrate_command(
     ctx.exit(0 if admission.admitted else 3)
 
 
-def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
+def _signer(key: Path) -> DecisionSigner:
+    from registry_gate.evidence.keys import load_decision_signer
+
+    return load_decision_signer(key)
+
+
+def _write_signed(found: Calibrated, signer: DecisionSigner, out: Path, *, remark: bool) -> None:
     from datetime import UTC, datetime
 
     from registry_gate.evidence.calibrations import sign_calibration
-    from registry_gate.evidence.keys import load_decision_signer
     from registry_gate.statistics.admission import Calibration
 
     calibration = Calibration(
@@ -296,7 +306,7 @@ def _write_signed(found: Calibrated, key: Path, out: Path) -> None:
         sources={source: figures.counts for source, figures in found.sources.items()},
         calibrated_at=datetime.now(UTC),
     )
-    write_envelope(sign_calibration(calibration, load_decision_signer(key)), out, found.grader.digest)
+    write_envelope(sign_calibration(calibration, signer), out, found.grader.digest, remark=remark)
 
 
 def _figures_of(figures: SourceFigures) -> dict[str, Any]:

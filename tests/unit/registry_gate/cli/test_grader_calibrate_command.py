@@ -40,7 +40,8 @@ def test_a_grader_that_agrees_with_people_meets_the_limits_and_that_is_signed(ho
     assert run("policy", "key", "lab.key").code == 0
     answer = calibrate(run, data, "--key", "lab.key", "--out", "c.dsse.json", "--format", "json")
     assert answer.code == 0, answer.err
-    said = json.loads(answer.out[answer.out.index("{") :])
+    said = answer.json
+    assert "c.dsse.json  sha256:" in answer.err
     assert said["admitted"] and said["sources"]["labels"]["balanced_accuracy"] == 1.0
     keys = {"lab": (home / "lab.pem").read_bytes()}
     verified = verify_calibration((home / "c.dsse.json").read_bytes(), keys)
@@ -127,6 +128,11 @@ def test_bad_files_and_options_are_refused(home: Path, run: Run) -> None:
     assert "expected --key and --out together" in calibrate(run, data, "--out", "c.json").err
     run("policy", "key", "lab.key")
     (home / "there.json").write_text("", encoding="utf-8")
+    nowhere = calibrate(run, data, "--key", "lab.key", "--out", "no/c.json", grader="nobody")
+    assert nowhere.code == 2 and "--out: expected a directory no, got none" in nowhere.err
+    (home / "no.key").write_text("no key", encoding="utf-8")
+    unkeyed = calibrate(run, data, "--key", "no.key", "--out", "c.json", grader="nobody")
+    assert unkeyed.code == 2 and "no.key" in unkeyed.err and "nobody" not in unkeyed.err
     there = calibrate(run, data, "--key", "lab.key", "--out", "there.json")
     assert there.code == 2 and "nothing was overwritten" in there.err
 
@@ -194,7 +200,7 @@ def test_a_cascade_is_shown_beside_its_full_run(home: Path, run: Run) -> None:
     beside = kept.calibration.sources["labels"].cascade
     assert beside is not None and (beside.answers, beside.passed_on, beside.same) == (220, 20, 220)
     assert (beside.table.true_positive, beside.table.true_negative, beside.not_graded) == (100, 120, 0)
-    said = json.loads(answer.out[answer.out.index("{") :])
+    said = answer.json
     assert said["cascade"]["labels"] == {
         "answers": 220, "passed_on": 20, "passed_on_share": 20 / 220, "same_as_full": 220, "same_as_full_share": 1.0,
         "same_as_full_lower": pytest.approx(0.05 ** (1 / 220)), "balanced_accuracy": 1.0,
@@ -243,7 +249,7 @@ def test_members_of_an_ensemble_are_shown_beside_each_other(home: Path, run: Run
     signed = ("--key", "lab.key", "--out", "c.dsse.json")
     answer = calibrate(run, data, *signed, "--format", "json", grader="panel")
     assert answer.code == 0, answer.err
-    said = json.loads(answer.out[answer.out.index("{") :])
+    said = answer.json
     assert said["members"]["labels"] == {
         "differing": 9, "compared": 219, "differing_share": 9 / 219, "differing_upper": pytest.approx(0.0707, abs=1e-4),
     }  # fmt: skip
