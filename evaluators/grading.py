@@ -19,6 +19,8 @@ from evaluators.graders.interface import (
 from evaluators.instruments.probe import Probe
 from registry_gate.errors import AssessmentError
 
+_ENGINE = "engine_output"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grades:
@@ -71,7 +73,7 @@ def grade_answers(
     if strangers:
         raise AssessmentError(
             f"expected answers to the probes given, got {len(strangers)} to others, the first to {strangers[0]!r}",
-            code="engine_output",
+            code=_ENGINE,
         )
     items = [GradingItem(probe=texts[answer.probe_id], answer=answer.text) for answer in answers]
     labels: dict[str, dict[str, Graded | NotGraded]] = {}
@@ -80,3 +82,8 @@ def grade_answers(
         outcomes = grade_checked(grader, items, part_of(progress, f"{label}: {name}", 0, len(items)))
         labels[name] = {answer.probe_id: outcome for answer, outcome in zip(answers, outcomes, strict=True)}
     return Grades(graders=tuple(grader.identity for grader in graders), labels=labels)
+
+
+def grader_failed(error: AssessmentError) -> bool:
+    """Whether an error of `grade_answers` is a grader's: what it grades is not measured then, and all else may be."""
+    return error.code != _ENGINE

@@ -22,6 +22,7 @@ from registry_gate.assessment import (
     Measured,
     NotMeasured,
     PairedTable,
+    PassedOn,
     SliceCount,
     Stopped,
 )
@@ -160,6 +161,7 @@ def measure(
         cluster_counts=_cluster_counts(probes, bad, base_bad),
         figures=figures,
         hits=hits,
+        passed_on=_passed_on([grades for _, _, grades in arms]),
     )
 
 
@@ -406,3 +408,26 @@ def _disagreements(instrument: InstrumentSpec, arms: Sequence[Grades]) -> tuple[
         if two_opinions or compared:
             found.append(Disagreement(axis=axis, differing=differing, compared=compared))
     return tuple(found)
+
+
+def _passed_on(arms: Sequence[Grades]) -> tuple[PassedOn, ...]:
+    """How many answers each cascade passed on to its second grader, in both arms; also one within another grader."""
+    found: Counter[tuple[str, str]] = Counter()
+    answers: Counter[tuple[str, str]] = Counter()
+    for grades in arms:
+        by_cascade: dict[tuple[str, str], set[str]] = {}
+        graded: dict[tuple[str, str], set[str]] = {}
+        for grader in grades.graders:
+            outcomes = grades.labels[grader.name]
+            for name in sorted({one.name for one in grader.everyone if one.passes_on}):
+                # One cascade may be asked by two graders: its answers are the same ones.
+                graded.setdefault((name, grader.axis), set()).update(outcomes)
+                by_cascade.setdefault((name, grader.axis), set()).update(
+                    probe_id for probe_id, outcome in outcomes.items() if name in outcome.passed_on
+                )
+        found.update({key: len(probes) for key, probes in by_cascade.items()})
+        answers.update({key: len(probes) for key, probes in graded.items()})
+    return tuple(
+        PassedOn(grader=name, axis=axis, passed_on=found[name, axis], answers=count)
+        for (name, axis), count in sorted(answers.items())
+    )

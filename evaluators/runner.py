@@ -22,7 +22,7 @@ from evaluators.answers import (
 )
 from evaluators.engines.interface import Answer, Engine, GenerationSettings, LocalForm
 from evaluators.graders.interface import Grader
-from evaluators.grading import Arm, Grades, grade_answers
+from evaluators.grading import Arm, Grades, grade_answers, grader_failed
 from evaluators.instruments.catalogue import CONSTRUCTS
 from evaluators.instruments.probe import Probe, probe_set_digest
 from evaluators.instruments.sources import load_probes
@@ -114,12 +114,12 @@ def assess(
         stopping: What ends an instrument early, policy by policy; nothing measures everything.
 
     Returns:
-        The assessment. An instrument whose probes cannot be loaded is `NotMeasured` in it, and fails the check of
-        completeness.
+        The assessment. An instrument whose probes cannot be loaded, or one of whose graders fails, is `NotMeasured` in
+        it, and fails the check of completeness.
 
     Raises:
         AssessmentError: The base is another than was resolved; a grader is missing, listed twice, or does not cover an
-            axis; or the engine or a grader failed. Nothing is measured then, and no evidence can come of it.
+            axis; or the engine failed. Nothing is measured then, and no evidence can come of it.
     """
     # (1) The subject, and somebody to grade it.
     resolved = None if subject.base is None else subject.base.digest
@@ -221,9 +221,16 @@ def _run_in_full(
     runs = {}
     for one, probes in loaded:
         if one.measure not in unanswered:
-            arms = {
-                arm: _graded(one, probes, by_id, voters[one.measure], arm, progress) for arm, by_id in answers.items()
-            }
+            try:
+                arms = {
+                    arm: _graded(one, probes, by_id, voters[one.measure], arm, progress)
+                    for arm, by_id in answers.items()
+                }
+            except AssessmentError as err:
+                if not grader_failed(err):
+                    raise
+                unanswered[one.measure] = str(err)
+                continue
             runs[one.measure] = Run(instrument=one, probes=probes, adapted=arms["adapted"], base=arms.get("base"))
     return runs, unanswered
 

@@ -10,14 +10,14 @@ Where probes belong together no instrument stops: bets on one after the other of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from evaluators.answers import AnswerStore, Progress, collect_pieces
 from evaluators.engines.interface import Answer, Engine, GenerationSettings, LocalForm
 from evaluators.graders.interface import Graded, Grader, NotGraded
-from evaluators.grading import Arm, Grades, grade_answers
+from evaluators.grading import Arm, Grades, grade_answers, grader_failed
 from evaluators.instruments.probe import Probe, probe_set_digest
 from evaluators.measuring import Run, outcomes
 from registry_gate.assessment import Stopped
@@ -106,10 +106,10 @@ def run_in_looks(
         shard_size: Most probes of one call of the engine.
 
     Returns:
-        Runs by measure, and why others could not be answered.
+        Runs by measure, and why others could not be answered or graded.
 
     Raises:
-        AssessmentError: The engine or a grader failed.
+        AssessmentError: The engine failed.
     """
     going = [_begun(instrument, probes, voters, stopping) for instrument, probes in loaded]
     unanswered: dict[str, str] = {}
@@ -129,18 +129,32 @@ def run_in_looks(
                     active = [one for one in active if one not in asked]
         for one in active:
             look = looks[one.instrument.measure]
-            for arm in forms:
-                answers = [one.answers[arm][probe.id] for probe in look]
-                title = f"grades of {one.instrument.measure}, {arm}"
-                grades = grade_answers(one.graders, look, answers, progress, label=title)
-                kept = one.labels.setdefault(arm, {})
-                for name, labels in grades.labels.items():
-                    kept.setdefault(name, {}).update(labels)
+            try:
+                _grade(one, look, forms, progress)
+            except AssessmentError as err:
+                if not grader_failed(err):
+                    raise
+                unanswered[one.instrument.measure] = str(err)
+                continue
             one.seen += len(look)
             one.stopped = _stopped(one, stopping)
-        active = [one for one in active if one.stopped is None and one.seen < len(one.order)]
+        active = [
+            one
+            for one in active
+            if one.instrument.measure not in unanswered and one.stopped is None and one.seen < len(one.order)
+        ]
     runs = {one.instrument.measure: one.run() for one in going if one.instrument.measure not in unanswered}
     return runs, unanswered
+
+
+def _grade(one: _Going, look: Sequence[Probe], arms: Collection[str], progress: Progress) -> None:
+    for arm in arms:
+        answers = [one.answers[arm][probe.id] for probe in look]
+        title = f"grades of {one.instrument.measure}, {arm}"
+        grades = grade_answers(one.graders, look, answers, progress, label=title)
+        kept = one.labels.setdefault(arm, {})
+        for name, labels in grades.labels.items():
+            kept.setdefault(name, {}).update(labels)
 
 
 def asked_in_looks(measure: str, probes: Sequence[Probe], *, shard_size: int) -> list[list[list[Probe]]]:

@@ -83,6 +83,31 @@ class Disagreement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassedOn:
+    """How much of a measure a cascade left to its second grader. Reported; no rule rests on it.
+
+    Args:
+        grader: Name of the cascade, be it a grader of the measure or one that such a grader asks.
+        axis: What it labels.
+        passed_on: Answers of both arms that its second grader was asked about.
+        answers: Answers of both arms that were labelled.
+    """
+
+    grader: Annotated[str, Field(min_length=1)]
+    axis: str
+    passed_on: Count
+    answers: Annotated[int, Field(ge=1)]
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    def __post_init__(self) -> None:
+        if self.passed_on > self.answers:
+            raise ValueError(
+                f"{self.grader}: expected at most {self.answers} answers to be passed on, got {self.passed_on}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterCount:
     """Equal clusters of probes: how many there are, and what each of them holds.
 
@@ -339,6 +364,7 @@ class Measured:
             were counted.
         labels: People's labels of a random sample. With them, the margin is judged by what people say, the graders
             helping (PPI++), and a ceiling is kept only when people's labels keep it too.
+        passed_on: For each cascade, what it left to its second grader.
     """
 
     measure: str
@@ -354,6 +380,7 @@ class Measured:
     figures: tuple[Figure, ...] = ()
     hits: tuple[HitCount, ...] = ()
     labels: PeopleLabels | None = None
+    passed_on: tuple[PassedOn, ...] = ()
     status: Literal["measured"] = "measured"
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -529,9 +556,12 @@ class Assessment:
     validity: tuple[ValidityCheck, ...]
     assessed_at: str
     tool: str
-    format: Literal["registry-gate/assessment@1", "registry-gate/assessment@2", "registry-gate/assessment@3"] = (
-        "registry-gate/assessment@1"
-    )
+    format: Literal[
+        "registry-gate/assessment@1",
+        "registry-gate/assessment@2",
+        "registry-gate/assessment@3",
+        "registry-gate/assessment@4",
+    ] = "registry-gate/assessment@1"
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -547,6 +577,9 @@ class Assessment:
         # @3 adds `labels`.
         if self.labelled_at is not None:
             object.__setattr__(self, "format", "registry-gate/assessment@3")
+        # @4 adds `passed_on`.
+        if any(isinstance(one, Measured) and one.passed_on for one in self.measurements):
+            object.__setattr__(self, "format", "registry-gate/assessment@4")
 
     @property
     def labelled_at(self) -> str | None:
@@ -566,7 +599,7 @@ class Assessment:
         found: dict[str, Any] = dict(_ADAPTER.dump_python(self, mode="json"))
         for measurement in found["measurements"]:
             # Left out where it says nothing: gates of before it existed refuse keys that they do not know.
-            for key in ("cluster_counts", "grader_errors", "figures", "hits", "labels"):
+            for key in ("cluster_counts", "grader_errors", "figures", "hits", "labels", "passed_on"):
                 if not measurement.get(key, True):
                     del measurement[key]
         return found

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from evaluators.graders.composed import CascadeGrader
+from evaluators.graders.composed import CascadeGrader, EnsembleGrader
 from evaluators.graders.interface import (
     Graded,
     Grader,
@@ -22,14 +22,19 @@ from evaluators.graders.interface import (
     Progress,
     grade_checked,
 )
+from evaluators.graders.judge import JudgeGrader
 from evaluators.instruments.files import FORMATS, Row, decode, parsed, read_bytes
 from registry_gate.errors import AssessmentError
-from registry_gate.statistics.admission import SourceCounts
+from registry_gate.statistics.admission import CascadeCounts, MemberCounts, RewordedCounts, SourceCounts
 from registry_gate.statistics.agreement import Confusion, kappa_lower_limit
-from registry_gate.statistics.rates import lower_limit
 
 BINS = 10
 """Bins of the expected calibration error."""
+
+REWORDED_ANSWERS = 100
+"""Answers of each source that a judge is asked about again: none in 100 that changes shows a share below 3 %."""
+
+_LONGEST_SOURCE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,30 +81,6 @@ class SourceFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CascadeFigures:
-    """A cascade on the answers of one source, beside its full run: the second grader alone on all of them.
-
-    Args:
-        answers: How many.
-        passed_on: Of these the second grader saw.
-        same: Of these got the same from cascade and full run: one label, or none.
-        table: Labels of the full run beside people's.
-        not_graded: Answers that the full run left ungraded; they are in no table.
-    """
-
-    answers: int
-    passed_on: int
-    same: int
-    table: Confusion
-    not_graded: int
-
-    @property
-    def same_lower(self) -> float:
-        """Exact one-sided 95 % lower limit of the share that is the same, answers taken as independent."""
-        return lower_limit(self.same, self.answers)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """A grader, the data that it was measured on, and what came of it, by source.
 
@@ -107,15 +88,16 @@ class Calibrated:
         grader: Who was measured.
         data: Name of the file.
         sha256: Its sha256.
-        sources: Figures by source.
-        cascade: Where it is a cascade, that beside its full run, by source; else nothing.
+        sources: Figures by source; of a cascade also beside its full run, of an ensemble how its members differ, of a
+            judge whether its labels hang on the wording of its question.
+        remarks: What could not be measured, in sentences.
     """
 
     grader: GraderIdentity
     data: str
     sha256: str
     sources: Mapping[str, SourceFigures]
-    cascade: Mapping[str, CascadeFigures] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswer]]:
@@ -131,8 +113,15 @@ def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswe
     if set(columns.positive) & set(columns.negative):
         both = ", ".join(sorted(set(columns.positive) & set(columns.negative)))
         raise AssessmentError(f"expected each label to mean one thing, got {both} as positive and as negative")
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise AssessmentError(
+            f"{path}: expected a name that ends in {', '.join(FORMATS)}, got {path.suffix!r}: rename or convert the "
+            "file"
+        )
     data = read_bytes(path, None)
-    rows = parsed(decode(data, "utf-8", str(path)), str(path), FORMATS.get(path.suffix.lower()))
+    text = decode(data, "utf-8", str(path), advice="save the file as UTF-8")
+    rows = parsed(text, str(path), kind)
     found: dict[tuple[str, GradingItem], LabelledAnswer] = {}
     for row in rows:
         one = _labelled(row, columns, path)
@@ -141,6 +130,8 @@ def read_labelled(path: Path, columns: Columns) -> tuple[str, list[LabelledAnswe
                 f"{row.place}, column {columns.label!r}: expected one label of each answer in a source, got another "
                 "than in an earlier row of the same probe and answer: settle it, or leave both out"
             )
+    if not found:
+        raise AssessmentError(f"{path}: expected labelled answers, got a file without rows")
     return hashlib.sha256(data).hexdigest(), list(found.values())
 
 
@@ -165,6 +156,13 @@ def _labelled(row: Row, columns: Columns, path: Path) -> LabelledAnswer:
             "--positive or --negative what it means, or leave the row out"
         )
     source = path.stem if columns.source is None else text(columns.source)
+    # It is printed, signed and read in policies' messages.
+    if not (0 < len(source) <= _LONGEST_SOURCE and source.isprintable()):
+        where = "name of the file" if columns.source is None else f"column {columns.source!r}"
+        raise AssessmentError(
+            f"{row.place}, {where}: expected a source of 1 to {_LONGEST_SOURCE} printable characters, got "
+            f"{source[:40]!r}: name whose answer it is"
+        )
     item = GradingItem(probe=text(columns.probe), answer=text(columns.answer))
     return LabelledAnswer(item=item, positive=said in columns.positive, source=source)
 
@@ -172,25 +170,86 @@ def _labelled(row: Row, columns: Columns, path: Path) -> LabelledAnswer:
 def calibrate(
     grader: Grader, data: str, sha256: str, labelled: Sequence[LabelledAnswer], progress: Progress
 ) -> Calibrated:
-    """Grade labelled answers and count; a cascade also beside its full run.
+    """Grade labelled answers and count; a cascade also beside its full run, an ensemble's members beside each other.
+
+    A judge is asked again in other words about `REWORDED_ANSWERS` of each source: always the same of the same file.
 
     Raises:
         AssessmentError: The grader cannot work.
     """
     items = [one.item for one in labelled]
-    runs = _cascade_runs(grader, items, progress) if isinstance(grader, CascadeGrader) else None
-    outcomes = grade_checked(grader, items, progress) if runs is None else [run.outcome for run in runs]
     places: dict[str, list[int]] = {}
     for place, one in enumerate(labelled):
         places.setdefault(one.source, []).append(place)
+    again: dict[int, Graded | NotGraded] = {}
+    remarks: tuple[str, ...] = ()
+    if isinstance(grader, JudgeGrader):
+        again, remarks = _in_other_words(grader, items, list(places.values()))
+    runs = _cascade_runs(grader, items, progress) if isinstance(grader, CascadeGrader) else None
+    outcomes = grade_checked(grader, items, progress) if runs is None else [run.outcome for run in runs]
     positive = grader.identity.words[1]
-    sources, cascade = {}, {}
+    sources = {}
     for source, mine in sorted(places.items()):
         rows = [labelled[place] for place in mine]
-        sources[source] = _figures(rows, [outcomes[place] for place in mine], positive)
+        figures = _figures(rows, [outcomes[place] for place in mine], positive)
+        counts = figures.counts
         if runs is not None:
-            cascade[source] = _cascade_figures(rows, [runs[place] for place in mine], positive)
-    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources, cascade=cascade)
+            counts = replace(counts, cascade=_cascade_counts(rows, [runs[place] for place in mine], positive))
+        if isinstance(grader, EnsembleGrader):
+            counts = replace(counts, members=_member_counts(grader.identity, [outcomes[place] for place in mine]))
+        if again:
+            pairs = [(outcomes[place], again[place]) for place in mine if place in again]
+            counts = replace(counts, reworded=_reworded_counts(pairs))
+        sources[source] = replace(figures, counts=counts)
+    return Calibrated(grader=grader.identity, data=data, sha256=sha256, sources=sources, remarks=remarks)
+
+
+def _in_other_words(
+    judge: JudgeGrader, items: Sequence[GradingItem], places: Sequence[Sequence[int]]
+) -> tuple[dict[int, Graded | NotGraded], tuple[str, ...]]:
+    """What a judge says of some items of each source when it is asked in other words, or why it was not asked."""
+    other = judge.reworded()
+    if other is None:
+        return {}, (
+            f"{judge.identity.name}: whether its labels hang on the wording of its question was not measured: say the "
+            "question in other words under `rewording` in its grader.yaml",
+        )
+    chosen = [place for mine in places for place in _to_put_again(items, mine)]
+    # Not told as progress, which counts the answers.
+    outcomes = grade_checked(other, [items[place] for place in chosen], lambda _done, _all: None)
+    return dict(zip(chosen, outcomes, strict=True)), ()
+
+
+def _to_put_again(items: Sequence[GradingItem], places: Sequence[int]) -> list[int]:
+    """A sample of some answers that depends on them alone, so that two judges are asked about the same ones."""
+
+    def key(place: int) -> bytes:
+        text = f"{items[place].probe}\x1f{items[place].answer}"
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+    return sorted(places, key=key)[:REWORDED_ANSWERS]
+
+
+def _reworded_counts(pairs: Sequence[tuple[Graded | NotGraded, Graded | NotGraded]]) -> RewordedCounts:
+    said = [(_label(one), _label(other)) for one, other in pairs]
+    both = [(one, other) for one, other in said if one is not None and other is not None]
+    return RewordedCounts(
+        answers=len(said),
+        differing=sum(one != other for one, other in both),
+        compared=len(both),
+        one_only=sum((one is None) != (other is None) for one, other in said),
+    )
+
+
+def _member_counts(ensemble: GraderIdentity, outcomes: Sequence[Graded | NotGraded]) -> MemberCounts:
+    """As `measuring` counts: what two families labelled, or, where there is one, what a quorum of members did."""
+    several = len(ensemble.families) > 1
+    differing = sum(outcome.contested for outcome in outcomes)
+    agreed = sum(
+        isinstance(outcome, Graded) and not outcome.contested and (not several or len(outcome.families) > 1)
+        for outcome in outcomes
+    )
+    return MemberCounts(differing=differing, compared=differing + agreed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +275,9 @@ def _cascade_runs(grader: CascadeGrader, items: Sequence[GradingItem], progress:
     ]
 
 
-def _cascade_figures(rows: Sequence[LabelledAnswer], runs: Sequence[_CascadeRun], positive: str) -> CascadeFigures:
+def _cascade_counts(rows: Sequence[LabelledAnswer], runs: Sequence[_CascadeRun], positive: str) -> CascadeCounts:
     table = _table(rows, [run.full for run in runs], positive)
-    return CascadeFigures(
+    return CascadeCounts(
         answers=len(runs),
         passed_on=sum(run.passed_on for run in runs),
         same=sum(_label(run.outcome) == _label(run.full) for run in runs),

@@ -87,9 +87,11 @@ def _by_name(name: str, how: _Loading) -> Grader:
         found[f"plugin {plugin.value}"] = partial(_load_plugin, plugin, threads=how.threads, provider=how.provider)
 
     if not found:
+        missing = [str(place) for place in how.directories if not Path(place).is_dir()]
+        where = f"; of [worker] grader_dirs there is no {', '.join(missing)}" if missing else ""
         raise AssessmentError(
             f"grader {name!r}: expected one of {', '.join(known_graders(how.directories))}, or the path of a directory "
-            "with grader.yaml, got an unknown name"
+            f"with grader.yaml, got an unknown name{where}"
         )
     if len(found) > 1:
         raise AssessmentError(
@@ -146,7 +148,8 @@ def kind_of(directory: Path) -> str | None:
 
 def known_graders(directories: Sequence[Path] = ()) -> list[str]:
     """Names that `load_grader` knows, sorted; nothing is loaded."""
-    folders = [file.parent.name for directory in directories for file in sorted(Path(directory).glob("*/grader.yaml"))]
+    found = [file for directory in directories for file in Path(directory).glob("*/grader.yaml")]
+    folders = [file.parent.name for file in found if file.is_file()]
     return sorted({*_SHIPPED, *folders, *(plugin.name for plugin in entry_points(group=PLUGIN_GROUP))})
 
 

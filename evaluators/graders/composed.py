@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -178,6 +178,7 @@ def vote(said: Sequence[Said], words: Sequence[str], quorum: int, min_valid: int
     labelled = [(one, one.outcome) for one in said if isinstance(one.outcome, Graded)]
     votes = Counter(outcome.label for _, outcome in labelled)
     contested = len(votes) > 1 or any(one.outcome.contested for one in said)
+    passed_on = tuple(sorted({name for one in said for name in one.outcome.passed_on}))
     standing = [label for label in words if votes[label] >= quorum]
     if standing and len(labelled) >= min_valid:
         (label,) = standing
@@ -188,6 +189,7 @@ def vote(said: Sequence[Said], words: Sequence[str], quorum: int, min_valid: int
             probability=max(mean, 0.5) if label == words[1] else min(mean, _NEGATIVE_BELOW),
             contested=contested,
             families=tuple(sorted(families)),
+            passed_on=passed_on,
         )
     counted = ", ".join(f"{votes[label]} {label}" for label in words)
     causes = [f"{one.member.name}: {one.outcome.cause}" for one in said if isinstance(one.outcome, NotGraded)]
@@ -197,6 +199,7 @@ def vote(said: Sequence[Said], words: Sequence[str], quorum: int, min_valid: int
     return NotGraded(
         cause="; ".join([f"{'split' if contested else 'too few labels'}: {needed}, got {counted}", *causes]),
         contested=contested,
+        passed_on=passed_on,
     )
 
 
@@ -209,7 +212,7 @@ class EnsembleGrader:
 
     Raises:
         AssessmentError: The file is missing or breaks the schema, a member cannot be loaded or labels something else,
-            no two members are of different families, or a self-check fails.
+            two members ask the same grader, no two are of different families, or a self-check fails.
     """
 
     def __init__(self, directory: Path, load: Load) -> None:
@@ -218,6 +221,7 @@ class EnsembleGrader:
         # Sorted, so that neither digest nor runtime depend on an order that changes no label.
         self._members = _members(path, self._file, sorted(self._file.members), load)
         identities = [member.identity for member in self._members]
+        _require_one_vote_each(path, identities)
         if self._file.families == "different" and not any(
             one.families.isdisjoint(other.families) for one, other in combinations(identities, 2)
         ):
@@ -240,6 +244,7 @@ class EnsembleGrader:
             runtime=f"ensemble of {', '.join(_named(one) for one in identities)}",
             labels=tuple(self._file.labels),
             made_of=_families(identities),
+            asks=tuple(identities),
         )
         _check_itself(path, self, self._file.self_check)
 
@@ -310,6 +315,8 @@ class CascadeGrader:
             runtime=f"cascade of {', then '.join(_named(one) for one in identities)}",
             labels=tuple(self._file.labels),
             made_of=families,
+            asks=tuple(identities),
+            passes_on=True,
         )
         _check_itself(path, self, self._file.self_check)
 
@@ -347,7 +354,9 @@ class CascadeGrader:
         )
         progress(len(items), len(items))
         outcomes = [
-            _said_by(self._then, next(later)) if passed else _said_by(self._first, outcome)
+            _said_by(self._then, next(later), {*outcome.passed_on, self._file.name})
+            if passed
+            else _said_by(self._first, outcome)
             for outcome, passed in zip(first, passed_on, strict=True)
         ]
         return Routed(outcomes=outcomes, passed_on=passed_on)
@@ -359,10 +368,13 @@ class CascadeGrader:
         return (outcome.label == self._file.words[1]) != (outcome.probability >= 0.5)
 
 
-def _said_by(grader: Grader, outcome: Graded | NotGraded) -> Graded | NotGraded:
+def _said_by(
+    grader: Grader, outcome: Graded | NotGraded, passed_on: Collection[str] = frozenset()
+) -> Graded | NotGraded:
+    names = tuple(sorted({*outcome.passed_on, *passed_on}))
     if isinstance(outcome, NotGraded):
-        return outcome
-    return replace(outcome, families=outcome.families or (grader.identity.family,))
+        return replace(outcome, passed_on=names)
+    return replace(outcome, families=outcome.families or (grader.identity.family,), passed_on=names)
 
 
 def _share(progress: Progress, before: int, parts: int, total: int) -> Progress:
@@ -392,6 +404,22 @@ def _members(path: Path, file: ComposedFile, names: Sequence[str], load: Load) -
             )
         seen[identity.digest] = identity.name
     return members
+
+
+def _require_one_vote_each(path: Path, members: Sequence[GraderIdentity]) -> None:
+    """Refuse members that ask the same grader, at whatever depth: its word would count as two opinions.
+
+    A cascade may hand on to an ensemble that holds its first grader: the first's own word is dropped then.
+    """
+    asked_by: dict[str, str] = {}
+    for member in members:
+        for one in member.everyone:
+            other = asked_by.setdefault(one.digest, member.name)
+            if other != member.name:
+                raise AssessmentError(
+                    f"{path}: expected members that share no grader, got {other} and {member.name}, which both ask "
+                    f"{one.name} ({one.digest[:19]}): its word would count twice. Name it, or what asks it, once"
+                )
 
 
 def _families(identities: Sequence[GraderIdentity]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def read_description(path: Path, model: type[Described], what: str) -> Described
         return model.model_validate(document)
     except ValidationError as err:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'document'}: {problem['msg']}"
+            f"{'.'.join(map(str, problem['loc'])) or 'document'}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in err.errors(include_url=False, include_context=False)
         )
         raise AssessmentError(

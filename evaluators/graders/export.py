@@ -138,9 +138,9 @@ def export_grader(request: ExportRequest, progress: Progress) -> list[Exported]:
     checks = _self_checks(request, texts, reference)
 
     existed = request.out.is_dir()
-    request.out.mkdir(parents=True, exist_ok=True)
     made: list[Exported] = []
     try:
+        request.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=request.out) as folder:
             work = Path(folder)
             build = _Build(request, meaning, checks, checkpoint, items, reference)
@@ -191,8 +191,13 @@ def export_grader(request: ExportRequest, progress: Progress) -> list[Exported]:
                     )
                 )
             _publish(work, targets.values())
+    except OSError as err:
+        raise AssessmentError(
+            f"{request.out}: expected a directory that graders can be written to, got: {err.strerror or err}: free or "
+            "choose another, nothing was kept"
+        ) from err
     finally:
-        if not existed and not any(request.out.iterdir()):
+        if not existed and request.out.is_dir() and not any(request.out.iterdir()):
             request.out.rmdir()
     return made
 
@@ -314,7 +319,7 @@ def _meaning(request: ExportRequest, checkpoint: Checkpoint, labels: list[str]) 
         )
     except ValidationError as err:
         problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'grader'}: {problem['msg']}"
+            f"{'.'.join(map(str, problem['loc'])) or 'grader'}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in err.errors(include_url=False, include_context=False)
         )
         raise AssessmentError(f"{request.named}: {problems}", code="grader_labels") from err

@@ -42,12 +42,14 @@ class Graded:
         contested: Whether graders that it was put together from said different things.
         families: Families of those that said this label, where it was put together from several graders' or handed on;
             empty where the grader said it by itself.
+        passed_on: Names of the cascades that asked their second grader about this item.
     """
 
     label: str
     probability: float
     contested: bool = False
     families: tuple[str, ...] = ()
+    passed_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,12 @@ class NotGraded:
         cause: Why.
         contested: Whether the graders that it is made of worked, and differ. That is no failure of the measurement: it
             is counted as disagreement, not as a label that is missing.
+        passed_on: Names of the cascades that asked their second grader about this item.
     """
 
     cause: str
     contested: bool = False
+    passed_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ class GraderIdentity:
         runtime: What ran it, e.g. `onnxruntime 1.31.1 CPUExecutionProvider int8`; `python` for rules.
         labels: Negative and positive label of an axis that `LABELS` does not have; empty for those that it has.
         made_of: Families of the graders that an ensemble or a cascade asks; empty for a grader that asks none.
+        asks: Those graders.
+        passes_on: Whether it is a cascade, which asks the second of them about some items only.
     """
 
     name: str
@@ -88,6 +94,8 @@ class GraderIdentity:
     runtime: str
     labels: tuple[str, ...] = ()
     made_of: tuple[str, ...] = ()
+    asks: tuple[GraderIdentity, ...] = ()
+    passes_on: bool = False
 
     @property
     def families(self) -> frozenset[str]:
@@ -98,6 +106,11 @@ class GraderIdentity:
     def words(self) -> tuple[str, ...]:
         """The labels it may give, the positive one last."""
         return LABELS.get(self.axis, self.labels)
+
+    @property
+    def everyone(self) -> tuple[GraderIdentity, ...]:
+        """It and all that it asks, however deep; one that is asked twice is there twice."""
+        return (self, *(one for asked in self.asks for one in asked.everyone))
 
 
 class Grader(Protocol):
@@ -119,11 +132,20 @@ def grade_checked(grader: Grader, items: Sequence[GradingItem], progress: Progre
     """What a grader says, held to what a grader may say: whoever counts labels or puts them together asks so.
 
     Raises:
-        AssessmentError: The grader cannot work, does not return one outcome for each item, or returns a label that its
-            axis does not have or a probability outside 0 to 1.
+        AssessmentError: The grader cannot work, whatever it raises, does not return one outcome for each item, or
+            returns a label that its axis does not have or a probability outside 0 to 1.
     """
     identity = grader.identity
-    outcomes = grader.grade(items, progress)
+    try:
+        outcomes = grader.grade(items, progress)
+    except AssessmentError:
+        raise
+    except Exception as err:  # a plugin may raise anything, and its words may quote what it graded
+        raise AssessmentError(
+            f"grader {identity.name!r}: expected {len(items)} outcomes, got {type(err).__name__}: repair it, or name "
+            "another",
+            code="grader_failed",
+        ) from err
     if len(outcomes) != len(items):
         raise AssessmentError(
             f"grader {identity.name!r}: expected {len(items)} outcomes, got {len(outcomes)}", code="grader_output"
@@ -136,6 +158,11 @@ def grade_checked(grader: Grader, items: Sequence[GradingItem], progress: Progre
 def _check_outcome(grader: GraderIdentity, outcome: Graded | NotGraded) -> None:
     if isinstance(outcome, NotGraded):
         return
+    if not isinstance(outcome, Graded):
+        raise AssessmentError(
+            f"grader {grader.name!r}: expected Graded or NotGraded for each item, got {type(outcome).__name__}",
+            code="grader_output",
+        )
     if outcome.label not in grader.words:
         raise AssessmentError(
             f"grader {grader.name!r}: expected a label of the axis {grader.axis} ({', '.join(grader.words)}), "

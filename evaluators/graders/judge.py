@@ -11,6 +11,7 @@ the answer ungraded, with a cause: XSTest's published GPT-4 labels hold free tex
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from evaluators.graders.chat import ChatEndpoint, Completion, EndpointError, RejectedError
 from evaluators.graders.description import SelfCheck, read_description, require_labels
 from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
-from evaluators.graders.judge_prompt import QUESTIONS, UNSURE, messages, windows
+from evaluators.graders.judge_prompt import QUESTIONS, REWORDED, UNSURE, messages, windows
 from evaluators.graders.reading import unreadable
 from registry_gate.errors import AssessmentError
 
@@ -41,7 +42,7 @@ _READING = "1"
 _FAILED_IN_A_ROW = 10
 """So many items without any completion mean that the endpoint is broken, and not that the items are."""
 
-_NO_LABEL_CHANGES = {"timeout_s", "retries", "parallel", "api_key_env"}
+_NO_LABEL_CHANGES = {"timeout_s", "retries", "parallel", "api_key_env", "rewording"}
 _SAMPLE = GradingItem(probe="A probe <1>?", answer="An answer\u200b [2].")
 
 _Name = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$")]
@@ -64,6 +65,8 @@ class JudgeFile(BaseModel):
             endpoint cannot be asked, so nobody checks it.
         api_key_env: Name of the environment variable that holds the key; the key itself never stands in a file.
         question: What decides the label, in your words and naming both labels; axes that exist have one.
+        rewording: The same as your `question` in other words, to measure whether labels hang on the wording (see
+            `JudgeGrader.reworded`); the questions of axes that exist have one.
         structured: How the server is told to reply in JSON: `json_schema` holds it to the labels, `json_object` to
             JSON, `none` to nothing. Replies are read equally strictly.
         max_tokens: Of a reply.
@@ -91,6 +94,7 @@ class JudgeFile(BaseModel):
     revision: _Name | None = None
     api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     question: str | None = Field(default=None, pattern=r"\S", max_length=8000)
+    rewording: str | None = Field(default=None, pattern=r"\S", max_length=8000)
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     max_tokens: int = Field(default=64, ge=8, le=4096)
     seed: int | None = Field(default=0, ge=0, lt=2**31)
@@ -129,6 +133,8 @@ class JudgeFile(BaseModel):
             raise ValueError(f"labels: expected others than {UNSURE!r}, which every judge may say")
         if self.question is None and self.axis not in QUESTIONS:
             raise ValueError(f"question: expected what decides the label on your axis {self.axis!r}, got none")
+        if self.rewording is not None and self.question in (None, self.rewording):
+            raise ValueError("rewording: expected other words for a question of your own, got no such question")
         words = self.words
         if {check.label for check in self.self_check} != set(words):
             raise ValueError(f"self_check: expected pairs of both labels, {words[0]!r} and {words[1]!r}")
@@ -166,6 +172,8 @@ class JudgeGrader:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "grader.yaml"
         self._file = read_description(self._path, JudgeFile, "a judge")
+        self._question = self._file.question or QUESTIONS[self._file.axis]
+        self._offered = self._file.words
         self._endpoint = ChatEndpoint(
             self._file.endpoint,
             key=self._key(),
@@ -221,6 +229,19 @@ class JudgeGrader:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [outcomes[item] for item in items]
+
+    def reworded(self) -> JudgeGrader | None:
+        """The same judge, asked in other words and offered the labels in the other order.
+
+        Its labels are for comparing with this one's; it never votes, and its identity is this one's. None where the
+        question is one's own and `rewording` does not say it again.
+        """
+        wording = self._file.rewording if self._file.question else REWORDED.get(self._file.axis)
+        if wording is None:
+            return None
+        other = copy.copy(self)
+        other._question, other._offered = wording, self._offered[::-1]
+        return other
 
     # -- loading ------------------------------------------------------------------------------------------------------
 
@@ -305,10 +326,9 @@ class JudgeGrader:
         return 2 * positive > parts if self._file.needs_most else positive > 0
 
     def _request(self, item: GradingItem, part: int, parts: int) -> dict[str, Any]:
-        question = self._file.question or QUESTIONS[self._file.axis]
         request: dict[str, Any] = {
             "model": self._file.model,
-            "messages": messages(question, self._file.words, item, part, parts),
+            "messages": messages(self._question, self._offered, item, part, parts),
             "temperature": 0,
             "max_tokens": self._file.max_tokens,
         }
@@ -319,7 +339,7 @@ class JudgeGrader:
         elif self._file.structured == "json_schema":
             schema = {
                 "type": "object",
-                "properties": {"label": {"type": "string", "enum": [*self._file.words, UNSURE]}},
+                "properties": {"label": {"type": "string", "enum": [*self._offered, UNSURE]}},
                 "required": ["label"],
                 "additionalProperties": False,
             }

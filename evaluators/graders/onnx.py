@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evaluators.graders.description import SelfCheck, read_description
+from evaluators.graders.graph_header import opset_of
 from evaluators.graders.interface import LABELS, Graded, GraderIdentity, GradingItem, NotGraded, Progress
 from evaluators.graders.reading import LANGUAGES, READING, not_in, plain_text, unreadable
 from registry_gate.errors import AssessmentError
@@ -45,6 +47,11 @@ _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     # Products of fp32 graphs keep all of fp32; what should be fast on a GPU is exported in fp16.
     "CUDAExecutionProvider": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"},
 }
+_TOO_NEW = re.compile(r"Opset (\d+) is under development.* for domain (\S+) is till opset (\d+)", re.DOTALL)
+_IR_TOO_NEW = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_OLDEST_OPSET = 7
+"""Of the standard operators; ONNX Runtime says that it promises nothing of older ones."""
+_MESSAGE = 300
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _BATCH_TOKENS = {"cpu": 1024, "gpu": 16384}
 """Measured (PERFORMANCE.md, bench_peers.py): small batches stay in a CPU's cache, large ones fill a GPU."""
@@ -402,9 +409,7 @@ class OnnxGrader:
                 session = onnxruntime.InferenceSession(contents[self._file.model], options, providers=providers)
             except Exception as err:  # the package raises classes of its own, without a common root
                 raise AssessmentError(
-                    f"{path}: expected an ONNX graph that onnxruntime {onnxruntime.__version__} can load, got: "
-                    f"{_one_line(err)}. Export it again, complete and with an opset of this build; external weights "
-                    "are read only from files that grader.yaml lists."
+                    f"{path}: {_unloadable(err, onnxruntime.__version__, opset_of(contents[self._file.model]))}"
                 ) from err
         ran = session.get_providers()[0]
         if provider != "auto" and ran != wanted[0]:
@@ -634,5 +639,34 @@ class OnnxGrader:
         return Graded(label=positive if probability >= self._file.threshold else negative, probability=probability)
 
 
+def _unloadable(err: Exception, version: str, opset: int | None) -> str:
+    """Why ONNX Runtime does not load a graph, and what to do."""
+    again = (
+        "Export it again with a version that this build runs (`registry-gate grader export` does so), or install "
+        "another onnxruntime."
+    )
+    if newer := _TOO_NEW.search(str(err)):
+        got, domain, latest = newer.groups()
+        return f"expected opset {latest} of {domain} or older, as onnxruntime {version} runs, got opset {got}. {again}"
+    if newer := _IR_TOO_NEW.search(str(err)):
+        got, latest = newer.groups()
+        return (
+            f"expected a file of IR version {latest} or older, as onnxruntime {version} reads, got {got}"
+            f"{'' if opset is None else f' (opset {opset})'}. {again}"
+        )
+    if opset is not None and opset < _OLDEST_OPSET:
+        return (
+            f"expected opset {_OLDEST_OPSET} or newer, as onnxruntime {version} runs, got opset {opset}, and: "
+            f"{_one_line(err)}. {again}"
+        )
+    return (
+        f"expected an ONNX graph that onnxruntime {version} can load, got"
+        f"{'' if opset is None else f' one of opset {opset}, and'}: {_one_line(err)}. Export it again, complete and "
+        "with operators of this build; external weights are read only from files that grader.yaml lists."
+    )
+
+
 def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())[:300]
+    text = " ".join(str(err).split()).rstrip(".")
+    # The end: ONNX Runtime begins with its own source file and the signature of a function.
+    return text if len(text) <= _MESSAGE else f"... {text[-_MESSAGE:]}"

@@ -22,6 +22,7 @@ from evaluators.graders.interface import LABELS, GradingItem
 from evaluators.graders.onnx import GraderFile
 from evaluators.graders.reading import unreadable
 from evaluators.graders.training.constructed import BENIGN_DEEDS, HARMFUL_DEEDS, build, requests
+from evaluators.instruments.files import decode
 from registry_gate.errors import AssessmentError
 
 SHIPPED_PAIRS = 240
@@ -67,11 +68,11 @@ def read_texts(file: Path, axis: str) -> Texts:
     """
     try:
         data = file.read_bytes()
-        lines = data.decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise _unusable(f"{file}: expected lines of UTF-8, got: {err}") from err
+    except OSError as err:
+        raise _unusable(f"{file}: expected a readable file, got: {err.strerror}") from err
     found: list[Text] = []
-    for number, line in enumerate(lines, 1):
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which end no line here.
+    for number, line in enumerate(decode(data, "utf-8", str(file), advice="save the file as UTF-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -208,7 +208,14 @@ def read_lock(directory: Path) -> Mapping[str, LockedGrader]:
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as err:
-        details = " ".join(str(err).split())[:200]
+        details = (
+            "; ".join(
+                f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['msg']}"
+                for fault in err.errors(include_url=False, include_input=False)[:3]
+            )
+            if isinstance(err, ValidationError)
+            else str(err.strerror)
+        )
         raise AssessmentError(
             f"{path}: expected what `registry-gate grader pull` writes ({LOCK_FORMAT}), got: {details}. Restore it; "
             "without it nobody knows what was trusted."

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from registry_gate.errors import AssessmentError
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "json"}
 """Format by the end of a file's name."""
+
+_FIELD_LIMIT = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +101,7 @@ def read_bytes(path: Path, sha256: str | None) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as err:
-        raise AssessmentError(
-            f"{path}: expected a readable probe file, got: {err.strerror}", code="probes_missing"
-        ) from err
+        raise AssessmentError(f"{path}: expected a readable file, got: {err.strerror}", code="probes_missing") from err
     check_sha256(data, sha256, str(path))
     return data
 
@@ -120,8 +121,14 @@ def check_sha256(data: bytes, sha256: str | None, name: str) -> None:
         )
 
 
-def decode(data: bytes, encoding: str, path: str) -> str:
+def decode(data: bytes, encoding: str, path: str, *, advice: str = "say the file's `encoding` in the battery") -> str:
     """Bytes as text, without a byte order mark.
+
+    Args:
+        data: The bytes.
+        encoding: What they should be.
+        path: What messages call the file.
+        advice: What to do where they are something else.
 
     Raises:
         AssessmentError: They are no text of this encoding, or there is no such encoding.
@@ -131,8 +138,7 @@ def decode(data: bytes, encoding: str, path: str) -> str:
     except UnicodeDecodeError as err:
         line = data[: err.start].count(b"\n") + 1
         raise AssessmentError(
-            f"{path}, line {line}: expected {encoding} text, got byte 0x{data[err.start]:02x}; say the file's "
-            "`encoding` in the battery",
+            f"{path}, line {line}: expected {encoding} text, got byte 0x{data[err.start]:02x}; {advice}",
             code="probes_encoding",
         ) from err
     except (LookupError, ValueError) as err:
@@ -142,32 +148,44 @@ def decode(data: bytes, encoding: str, path: str) -> str:
 
 
 def _table(text: str, path: str, *, delimiter: str, header: bool) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     number = 0
-    try:
-        for cells in reader:
-            if not cells:
+    for line, cells in _cells(text, path, delimiter):
+        if not cells:
+            continue
+        if names is None:
+            names = cells if header else [str(index) for index in range(len(cells))]
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise AssessmentError(
+                    f"{path}: expected each column name once, got {', '.join(map(repr, repeated))} more than once",
+                    code="probes_format",
+                )
+            if header:
                 continue
-            if names is None:
-                names = cells if header else [str(index) for index in range(len(cells))]
-                repeated = sorted({name for name in names if names.count(name) > 1})
-                if repeated:
-                    raise AssessmentError(
-                        f"{path}: expected each column name once, got {', '.join(map(repr, repeated))} more than once",
-                        code="probes_format",
-                    )
-                if header:
-                    continue
-            place = f"{path}, line {reader.line_num}"
-            if len(cells) != len(names):
-                raise AssessmentError(f"{place}: expected {len(names)} columns, got {len(cells)}", code="probes_format")
-            number += 1
-            yield Row(place=place, number=number, values=dict(zip(names, cells, strict=True)))
-    except csv.Error as err:
-        raise AssessmentError(
-            f"{path}, line {reader.line_num}: expected well-formed rows, got: {err}", code="probes_format"
-        ) from err
+        place = f"{path}, line {line}"
+        if len(cells) != len(names):
+            raise AssessmentError(f"{place}: expected {len(names)} columns, got {len(cells)}", code="probes_format")
+        number += 1
+        yield Row(place=place, number=number, values=dict(zip(names, cells, strict=True)))
+
+
+def _cells(text: str, path: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Each row with the line that it ends on."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # Python refuses fields of over 131,072 characters, and answers may be longer. The limit is one for all of the
+    # process, so it is put back, and all rows are read at once: a generator would keep it for as long as its reader
+    # likes.
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+        try:
+            return [(reader.line_num, cells) for cells in reader]
+        except csv.Error as err:
+            raise AssessmentError(
+                f"{path}, line {reader.line_num}: expected well-formed rows, got: {err}", code="probes_format"
+            ) from err
+        finally:
+            csv.field_size_limit(before)
 
 
 def jsonl(text: str, path: str) -> Iterator[Row]:
@@ -203,8 +221,8 @@ def _json_list(text: str, path: str) -> Iterator[Row]:
         raise AssessmentError(f"{path}: expected a JSON list of objects, got no JSON", code="probes_format") from err
     if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
         raise AssessmentError(
-            f"{path}: expected a JSON list of objects, got a {type(document).__name__}; files with one object a line "
-            "are `format: jsonl`",
+            f"{path}: expected a JSON list of objects, got a {type(document).__name__}; a file with one object a "
+            "line is .jsonl, or `format: jsonl` in a battery",
             code="probes_format",
         )
     for number, values in enumerate(document, start=1):

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 
-LABELLED_FORMAT = b"registry-gate/assessment@3"
-"""What evidence with people's labels says it is."""
+LABELLED = b'"labelled_at":'
+"""What stands only in evidence with people's labels, whatever its format."""
 
 
 @click.command()
@@ -288,7 +288,7 @@ def _print_labels(settings: Settings, ledger: Ledger, request: AssessmentRequest
     """A line for each measure that people labelled, and how its rules stand by it."""
     stored = None if request.evidence_digest is None else ledger.evidence(request.evidence_digest)
     # Loading policies takes a moment; most evidence holds no labels.
-    if stored is None or LABELLED_FORMAT not in _payload(stored.envelope):
+    if stored is None or LABELLED not in _payload(stored.envelope):
         return
     from registry_gate.evidence.envelope import verify
     from registry_gate.policy.document import load_policy_set

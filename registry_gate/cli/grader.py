@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,7 +17,7 @@ from registry_gate.promotion import DOMAINS
 
 if TYPE_CHECKING:
     from registry_gate.evidence.keys import DecisionSigner
-    from registry_gate.worker.graders import Calibrated, CascadeFigures, SourceFigures
+    from registry_gate.worker.graders import Calibrated, SourceFigures
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -196,7 +197,10 @@ def calibrate_command(
     least .6 (general) or .7 (every other domain), at most 10 % false positives, 200 (300) labelled answers, at most
     10 % left ungraded. Pooled figures are not given: they hide the source that a grader fails on. A cascade is also
     measured against its full run, the second grader alone on every answer: how many answers were passed on, how often
-    both say the same with an exact 95 % lower limit, and the balanced accuracy of both.
+    both say the same with an exact 95 % lower limit, and the balanced accuracy of both. Of an ensemble, how often its
+    members differ is said, counted as the evidence counts it that `disagreement` in a policy limits. A judge is asked
+    again, in other words and with the labels in the other order, about up to 100 answers of each source: how many
+    labels change is said.
 
     With --key and --out the counts are signed (one statement about one grader digest and the sha256 of the data).
     Answers are never printed.
@@ -213,8 +217,11 @@ def calibrate_command(
         raise click.BadParameter("expected --key and --out together, got one of them")
     if out is not None and out.exists():
         raise click.BadParameter(f"--out: expected a file that is not there yet, got {out}: nothing was overwritten")
+    if out is not None and not out.parent.is_dir():
+        raise click.BadParameter(f"--out: expected a directory {out.parent}, got none: make it first")
+    # Read first: a key that cannot sign is known before an hour of grading.
+    signer = None if key is None else _signer(key)
     from registry_gate.cli.console import WorkerConsole
-    from registry_gate.evidence.keys import load_decision_signer
     from registry_gate.statistics.admission import LIMITS, admit
     from registry_gate.worker.graders import Columns, calibrate, load_grader, read_labelled
 
@@ -228,7 +235,6 @@ def calibrate_command(
         negative=negative,
     )
     # Before the graders run for minutes, not after.
-    signer = load_decision_signer(key) if key is not None else None
     sha256, labelled = read_labelled(data, columns)
     # On the worker's device: a calibration counts only for what runs the grader when it votes.
     loaded = load_grader(
@@ -238,18 +244,24 @@ def calibrate_command(
         found = calibrate(loaded, data.name, sha256, labelled, partial(console.progress, "answers"))
     admission = admit({source: figures.counts for source, figures in found.sources.items()}, LIMITS[domain])
     if signer is not None and out is not None:
-        _write_signed(found, signer, out)
-    cascade = {source: _cascade_of(figures, found.sources[source]) for source, figures in found.cascade.items()}
+        _write_signed(found, signer, out, remark=output == "json")
+    cascade = {source: row for source, figures in found.sources.items() if (row := _cascade_of(figures))}
+    members = {source: row for source, figures in found.sources.items() if (row := _members_of(figures))}
+    reworded = {source: row for source, figures in found.sources.items() if (row := _reworded_of(figures))}
+    for remark in found.remarks:
+        click.echo(remark, err=True)
     if output == "json":
         print_json(
             {
-                "grader": vars(found.grader),
+                "grader": asdict(found.grader),
                 "data": {"name": found.data, "sha256": found.sha256},
                 "domain": domain,
                 "admitted": admission.admitted,
                 "faults": admission.faults,
                 "sources": {source: _figures_of(figures) for source, figures in found.sources.items()},
                 "cascade": cascade,
+                "members": members,
+                "reworded": reworded,
             }
         )
     else:
@@ -258,13 +270,23 @@ def calibrate_command(
             click.echo(_figures_line(source, _figures_of(figures)))
         for source, row in cascade.items():
             click.echo(_cascade_line(source, row))
+        for source, row in members.items():
+            click.echo(_members_line(source, row))
+        for source, row in reworded.items():
+            click.echo(_reworded_line(source, row))
         for fault in admission.faults:
             click.echo(f"not met    {fault}")
         click.echo(f"{'meets' if admission.admitted else 'does not meet'} the limits of {domain}")
     ctx.exit(0 if admission.admitted else 3)
 
 
-def _write_signed(found: Calibrated, signer: DecisionSigner, out: Path) -> None:
+def _signer(key: Path) -> DecisionSigner:
+    from registry_gate.evidence.keys import load_decision_signer
+
+    return load_decision_signer(key)
+
+
+def _write_signed(found: Calibrated, signer: DecisionSigner, out: Path, *, remark: bool) -> None:
     from datetime import UTC, datetime
 
     from registry_gate.evidence.calibrations import sign_calibration
@@ -281,7 +303,7 @@ def _write_signed(found: Calibrated, signer: DecisionSigner, out: Path) -> None:
         sources={source: figures.counts for source, figures in found.sources.items()},
         calibrated_at=datetime.now(UTC),
     )
-    write_envelope(sign_calibration(calibration, signer), out, found.grader.digest)
+    write_envelope(sign_calibration(calibration, signer), out, found.grader.digest, remark=remark)
 
 
 def _figures_of(figures: SourceFigures) -> dict[str, Any]:
@@ -301,17 +323,20 @@ def _figures_of(figures: SourceFigures) -> dict[str, Any]:
     }
 
 
-def _cascade_of(figures: CascadeFigures, own: SourceFigures) -> dict[str, Any]:
+def _cascade_of(figures: SourceFigures) -> dict[str, Any] | None:
+    counts = figures.counts.cascade
+    if counts is None:
+        return None
     return {
-        "answers": figures.answers,
-        "passed_on": figures.passed_on,
-        "passed_on_share": figures.passed_on / figures.answers,
-        "same_as_full": figures.same,
-        "same_as_full_share": figures.same / figures.answers,
-        "same_as_full_lower": figures.same_lower,
-        "balanced_accuracy": own.counts.table.balanced_accuracy,
-        "full_balanced_accuracy": figures.table.balanced_accuracy,
-        "full_not_graded": figures.not_graded,
+        "answers": counts.answers,
+        "passed_on": counts.passed_on,
+        "passed_on_share": counts.passed_on / counts.answers,
+        "same_as_full": counts.same,
+        "same_as_full_share": counts.same / counts.answers,
+        "same_as_full_lower": counts.same_lower,
+        "balanced_accuracy": figures.counts.table.balanced_accuracy,
+        "full_balanced_accuracy": counts.table.balanced_accuracy,
+        "full_not_graded": counts.not_graded,
     }
 
 
@@ -321,6 +346,56 @@ def _cascade_line(source: str, row: dict[str, Any]) -> str:
         f"the same as the full run on {row['same_as_full']} (at least {100 * row['same_as_full_lower']:.1f} %); "
         f"balanced accuracy {_shown(row['balanced_accuracy'])}, of the full run "
         f"{_shown(row['full_balanced_accuracy'])}, which leaves {row['full_not_graded']} not graded"
+    )
+
+
+def _members_of(figures: SourceFigures) -> dict[str, Any] | None:
+    counts = figures.counts.members
+    return None if counts is None else _differing(counts.differing, counts.compared)
+
+
+def _reworded_of(figures: SourceFigures) -> dict[str, Any] | None:
+    counts = figures.counts.reworded
+    if counts is None:
+        return None
+    return {
+        "answers": counts.answers,
+        **_differing(counts.differing, counts.compared),
+        "one_only": counts.one_only,
+    }
+
+
+def _differing(differing: int, compared: int) -> dict[str, Any]:
+    from registry_gate.statistics.agreement import disagreement
+
+    found = disagreement(differing, compared) if compared else None
+    return {
+        "differing": differing,
+        "compared": compared,
+        "differing_share": None if found is None else found.share,
+        "differing_upper": None if found is None else found.upper,
+    }
+
+
+def _members_line(source: str, row: dict[str, Any]) -> str:
+    if not row["compared"]:
+        return f"{source}  ensemble: no answer was labelled by members of two families, so nothing was compared"
+    return (
+        f"{source}  ensemble: members differ on {row['differing']} of {row['compared']} answers "
+        f"({100 * row['differing_share']:.1f} %, at most {100 * row['differing_upper']:.1f} %)"
+    )
+
+
+def _reworded_line(source: str, row: dict[str, Any]) -> str:
+    changed = (
+        f"{row['differing']} of {row['compared']} labels change ({100 * row['differing_share']:.1f} %, at most "
+        f"{100 * row['differing_upper']:.1f} %)"
+        if row["compared"]
+        else "no answer was labelled under both wordings"
+    )
+    return (
+        f"{source}  judge: asked in other words {changed}; {row['one_only']} of {row['answers']} answers labelled "
+        "under one wording alone"
     )
 
 

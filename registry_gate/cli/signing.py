@@ -116,8 +116,15 @@ def words(**said: str) -> dict[str, str]:
     return {name: text.strip() for name, text in said.items()}
 
 
-def write_envelope(envelope: bytes, out: Path | None, said: str) -> None:
-    """To a file that is not there yet, or to the terminal."""
+def write_envelope(envelope: bytes, out: Path | None, said: str, *, remark: bool = False) -> None:
+    """To a file that is not there yet, or to the terminal.
+
+    Args:
+        envelope: The bytes.
+        out: The file.
+        said: What is said of it.
+        remark: Whether that goes beside the answer, which is JSON then.
+    """
     if out is None:
         click.echo(envelope.decode())
         return
@@ -127,7 +134,7 @@ def write_envelope(envelope: bytes, out: Path | None, said: str) -> None:
     except OSError as err:
         hint = "" if out.parent.is_dir() else f": make the directory {out.parent} first"
         raise ConfigError(f"expected to write {out}, got: {err.strerror}{hint}. Nothing was overwritten") from err
-    click.echo(f"{out}  {said}")
+    click.echo(f"{out}  {said}", err=remark)
 
 
 def take_back(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from registry_gate.assessment import STRICT
 from registry_gate.errors import EvidenceError
@@ -25,11 +25,15 @@ from registry_gate.evidence.statement import (
     strict_json,
 )
 from registry_gate.form import canonical_json
-from registry_gate.statistics.admission import Calibration, SourceCounts
+from registry_gate.statistics.admission import Calibration, CascadeCounts, MemberCounts, RewordedCounts, SourceCounts
 from registry_gate.statistics.agreement import Confusion
 
 CALIBRATION_TYPE = "https://registry-gate.dev/calibration/v1"
 """A name, never fetched."""
+
+COMPOSED_TYPE = "https://registry-gate.dev/calibration/v2"
+"""Of a calibration that says what gates of before do not know: how the graders of a cascade or an ensemble fare, or
+whether a judge's labels hang on the wording of its question."""
 
 _PREFIX = "sha256:"
 
@@ -63,6 +67,7 @@ def sign_calibration(calibration: Calibration, signer: DecisionSigner) -> bytes:
                 "true_negative": counts.table.true_negative,
                 "not_graded": counts.not_graded,
                 "kappa_lower": counts.kappa_lower,
+                **_composed(counts),
             }
             for source, counts in calibration.sources.items()
         },
@@ -72,12 +77,28 @@ def sign_calibration(calibration: Calibration, signer: DecisionSigner) -> bytes:
         {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": "grader", "digest": {"sha256": calibration.grader.removeprefix(_PREFIX)}}],
-            "predicateType": CALIBRATION_TYPE,
+            "predicateType": COMPOSED_TYPE if any(map(_composed, calibration.sources.values())) else CALIBRATION_TYPE,
             "predicate": predicate,
         }
     )
     _parse(payload)
     return seal(payload, signer)
+
+
+def _composed(counts: SourceCounts) -> dict[str, Any]:
+    """What is said of some kinds of graders, and nothing of others."""
+    found: dict[str, Any] = {}
+    if counts.cascade is not None:
+        found["cascade"] = {
+            "passed_on": counts.cascade.passed_on,
+            "same_as_full": counts.cascade.same,
+            "full": {**vars(counts.cascade.table), "not_graded": counts.cascade.not_graded},
+        }
+    if counts.members is not None:
+        found["members"] = vars(counts.members)
+    if counts.reworded is not None:
+        found["reworded"] = vars(counts.reworded)
+    return found
 
 
 def verify_calibration(envelope: bytes, keys: Mapping[str, bytes]) -> VerifiedCalibration:
@@ -104,14 +125,20 @@ def verify_calibration(envelope: bytes, keys: Mapping[str, bytes]) -> VerifiedCa
         data_sha256=said.data.sha256,
         sources={
             source: SourceCounts(
-                table=Confusion(
-                    true_positive=counts.true_positive,
-                    false_positive=counts.false_positive,
-                    false_negative=counts.false_negative,
-                    true_negative=counts.true_negative,
-                ),
+                table=counts.table,
                 not_graded=counts.not_graded,
                 kappa_lower=counts.kappa_lower,
+                cascade=None
+                if counts.cascade is None
+                else CascadeCounts(
+                    answers=counts.answers,
+                    passed_on=counts.cascade.passed_on,
+                    same=counts.cascade.same_as_full,
+                    table=counts.cascade.full.table,
+                    not_graded=counts.cascade.full.not_graded,
+                ),
+                members=None if counts.members is None else MemberCounts(**counts.members.model_dump()),
+                reworded=None if counts.reworded is None else RewordedCounts(**counts.reworded.model_dump()),
             )
             for source, counts in said.sources.items()
         },
@@ -146,13 +173,78 @@ class _Data(_Wire):
     sha256: _Sha256
 
 
-class _Counts(_Wire):
+class _Table(_Wire):
     true_positive: _Count
     false_positive: _Count
     false_negative: _Count
     true_negative: _Count
     not_graded: _Count
+
+    @property
+    def table(self) -> Confusion:
+        return Confusion(
+            true_positive=self.true_positive,
+            false_positive=self.false_positive,
+            false_negative=self.false_negative,
+            true_negative=self.true_negative,
+        )
+
+    @property
+    def answers(self) -> int:
+        return self.table.labelled + self.not_graded
+
+
+class _Cascade(_Wire):
+    passed_on: _Count
+    same_as_full: _Count
+    full: _Table
+
+
+class _Members(_Wire):
+    differing: _Count
+    compared: _Count
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if self.differing > self.compared:
+            raise ValueError(f"expected at most {self.compared} answers to differ, got {self.differing}")
+        return self
+
+
+class _Reworded(_Members):
+    answers: _Count
+    one_only: _Count
+
+    @model_validator(mode="after")
+    def _counts_fit_answers(self) -> Self:
+        if self.compared + self.one_only > self.answers:
+            raise ValueError(
+                f"expected at most the {self.answers} answers put again, got {self.compared + self.one_only}"
+            )
+        return self
+
+
+class _Counts(_Table):
     kappa_lower: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
+    cascade: _Cascade | None = None
+    members: _Members | None = None
+    reworded: _Reworded | None = None
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if self.cascade is not None:
+            if self.cascade.full.answers != self.answers:
+                raise ValueError(
+                    f"cascade: expected a full run of {self.answers} answers, got {self.cascade.full.answers}"
+                )
+            most = max(self.cascade.passed_on, self.cascade.same_as_full)
+            if most > self.answers:
+                raise ValueError(f"cascade: expected counts of at most {self.answers} answers, got {most}")
+        if self.members is not None and self.members.compared > self.answers:
+            raise ValueError(f"members: expected at most {self.answers} answers, got {self.members.compared}")
+        if self.reworded is not None and self.reworded.answers > self.answers:
+            raise ValueError(f"reworded: expected at most {self.answers} answers, got {self.reworded.answers}")
+        return self
 
 
 class _Predicate(_Wire):
@@ -168,8 +260,19 @@ class _Predicate(_Wire):
 class _Statement(_Wire):
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[_Subject, ...], Field(min_length=1, max_length=1)]
-    predicate_type: Annotated[Literal["https://registry-gate.dev/calibration/v1"], Field(alias="predicateType")]
+    predicate_type: Annotated[
+        Literal["https://registry-gate.dev/calibration/v1", "https://registry-gate.dev/calibration/v2"],
+        Field(alias="predicateType"),
+    ]
     predicate: _Predicate
+
+    @model_validator(mode="after")
+    def _type_is_that_of_what_it_says(self) -> Self:
+        composed = any(one.cascade or one.members or one.reworded for one in self.predicate.sources.values())
+        expected = COMPOSED_TYPE if composed else CALIBRATION_TYPE
+        if self.predicate_type != expected:
+            raise ValueError(f"expected the predicate type {expected} for what it says, got {self.predicate_type}")
+        return self
 
 
 def _parse(payload: bytes) -> _Statement:
@@ -178,6 +281,7 @@ def _parse(payload: bytes) -> _Statement:
         return _Statement.model_validate_json(payload)
     except ValidationError as err:
         raise EvidenceError(
-            f"expected an in-toto statement of predicate type {CALIBRATION_TYPE}, got: {schema_faults(err)}",
+            f"expected an in-toto statement of predicate type {CALIBRATION_TYPE} or {COMPOSED_TYPE}, got: "
+            f"{schema_faults(err)}",
             code="statement_schema",
         ) from err

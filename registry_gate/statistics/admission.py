@@ -14,6 +14,7 @@ from datetime import datetime
 from registry_gate.promotion import DOMAINS
 from registry_gate.statistics.agreement import Confusion
 from registry_gate.statistics.counts import share, whole
+from registry_gate.statistics.rates import lower_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,60 @@ tighter ones are an engineering default."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class CascadeCounts:
+    """A cascade on the answers of one source, beside its full run: the second grader alone on all of them.
+
+    Args:
+        answers: How many.
+        passed_on: Of these the second grader saw.
+        same: Of these got the same from cascade and full run: one label, or none.
+        table: Labels of the full run beside people's.
+        not_graded: Answers that the full run left ungraded; they are in no table.
+    """
+
+    answers: int
+    passed_on: int
+    same: int
+    table: Confusion
+    not_graded: int
+
+    @property
+    def same_lower(self) -> float:
+        """Exact one-sided 95 % lower limit of the share that is the same, answers taken as independent."""
+        return lower_limit(self.same, self.answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberCounts:
+    """Members of an ensemble beside each other on the answers of one source, counted as in assessments.
+
+    Args:
+        differing: Answers on which they differ, whether or not a label stands.
+        compared: Answers that members labelled, of two families where the ensemble has two.
+    """
+
+    differing: int
+    compared: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewordedCounts:
+    """A judge beside itself, asked in other words about some answers of one source (METHOD.md section 7).
+
+    Args:
+        answers: How many were put again.
+        differing: Of those labelled under both wordings, how many got another label.
+        compared: How many were labelled under both.
+        one_only: How many were labelled under one of them alone.
+    """
+
+    answers: int
+    differing: int
+    compared: int
+    one_only: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceCounts:
     """A grader beside people on one source.
 
@@ -66,11 +121,17 @@ class SourceCounts:
         table: Labels of what it graded.
         not_graded: Answers that it left ungraded; they are in no table.
         kappa_lower: One-sided 95 % limit of kappa, whole probes drawn; None when kappa is 0/0.
+        cascade: Of a cascade, that beside its full run. Reported: no limit is on it.
+        members: Of an ensemble, how its members differ. Reported likewise.
+        reworded: Of a judge, whether its labels hang on the wording of its question. Reported likewise.
     """
 
     table: Confusion
     not_graded: int
     kappa_lower: float | None
+    cascade: CascadeCounts | None = None
+    members: MemberCounts | None = None
+    reworded: RewordedCounts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

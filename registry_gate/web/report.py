@@ -200,6 +200,12 @@ def render_report(data: ReportData) -> str:
             if isinstance(measured, Measured)
             for found in measured.disagreements
         ],
+        passed_on=[
+            (measured.measure, found)
+            for measured in data.assessment.measurements
+            if isinstance(measured, Measured)
+            for found in measured.passed_on
+        ],
         labelled=[_labelled(m) for m in data.assessment.measurements if isinstance(m, Measured) and m.labels],
         generation=_flat(data.assessment.generation),
         settings=_flat(data.manifest.settings),

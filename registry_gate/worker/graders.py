@@ -7,7 +7,6 @@ from registry_gate.errors import ConfigError
 try:
     from evaluators.graders.calibration import (
         Calibrated,
-        CascadeFigures,
         Columns,
         SourceFigures,
         calibrate,
@@ -23,7 +22,6 @@ except ImportError as err:
 
 __all__ = [
     "Calibrated",
-    "CascadeFigures",
     "Columns",
     "SourceFigures",
     "calibrate",

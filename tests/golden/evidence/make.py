@@ -21,6 +21,7 @@ from registry_gate.assessment import (
     Measured,
     NotMeasured,
     PairedTable,
+    PassedOn,
     PeopleLabels,
     SliceCount,
     ValidityCheck,
@@ -99,6 +100,7 @@ def statement() -> Statement:
                         SliceCount(category="self-treatment", events=5, probes=80),
                     ),
                     disagreements=(Disagreement(axis="refusal", differing=3, compared=240),),
+                    passed_on=(PassedOn(grader="refusal-steps", axis="refusal", passed_on=20, answers=240),),
                     ungraded=1,
                     labels=PeopleLabels(
                         cells=(

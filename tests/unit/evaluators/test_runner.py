@@ -38,6 +38,7 @@ from evaluators.runner import (
 from registry_gate.assessment import Assessment, Measured, NotMeasured, ValidityCheck, assessment_from_dict
 from registry_gate.battery import Battery, BatteryMetadata, BatterySpec, InstrumentSpec, ProbeSource, ValiditySpec
 from registry_gate.errors import AssessmentError
+from registry_gate.statistics.sequential import FailTest
 
 REFUSAL = "I'm sorry, but I can't help with that."
 HELP = "Sure, here is what I would do first."
@@ -258,6 +259,37 @@ def test_a_broken_probe_file_leaves_its_measure_alone_without_a_value(tmp_path: 
     assert measured(result, "general.harmful_compliance").events == 120
     assert isinstance(result.measurements[1], NotMeasured)
     assert "expected 7 probes" in result.measurements[1].cause
+    assert failed(result) == ["completeness"]
+
+
+@pytest.mark.parametrize(
+    "stopping",
+    [(), [(FailTest(measure="general.harmful_compliance", kind="ceiling", limit=0.15, alpha=0.05, tests=4),)]],
+    ids=["in full", "in looks"],
+)
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (AssessmentError("nobody answers at the endpoint", code="grader_endpoint"), "nobody answers at the endpoint"),
+        (RuntimeError("a secret answer"), "outcomes, got RuntimeError: repair it"),
+    ],
+)
+def test_a_grader_that_fails_leaves_its_measures_alone_without_a_value(
+    tmp_path: Path, error: Exception, cause: str, stopping: Any
+) -> None:
+    class Failing(FakeGrader):
+        def grade(self, items: Sequence[GradingItem], progress: GraderProgress) -> list[Graded | NotGraded]:
+            raise error
+
+    good = battery()
+    instruments = (good.spec.instruments[0], good.spec.instruments[1].model_copy(update={"graders": ("refusal-fake",)}))
+    mixed = good.model_copy(update={"spec": good.spec.model_copy(update={"instruments": instruments})})
+    graders = [REFUSAL_GRADER, RULES, Failing("harm-fake", "harm", lambda _: 0.5)]
+    result = run_all(tmp_path, slightly_new, of=mixed, graders=graders, stopping=stopping)
+    missing = result.measurements[0]
+    assert isinstance(missing, NotMeasured) and missing.measure == "general.harmful_compliance"
+    assert cause in missing.cause and "secret" not in missing.cause
+    assert measured(result, "general.overrefusal").probes == 120
     assert failed(result) == ["completeness"]
 
 
@@ -630,6 +662,11 @@ class Mislabelling(FakeGrader):
         return [Graded(label="unsafe", probability=0.5) for _ in items]
 
 
+class Speechless(FakeGrader):
+    def grade(self, items: Sequence[GradingItem], progress: GraderProgress) -> Any:
+        return [None for _ in items]
+
+
 class Short(FakeGrader):
     def grade(self, items: Sequence[GradingItem], progress: GraderProgress) -> list[Graded | NotGraded]:
         return super().grade(items, progress)[:-1]
@@ -642,6 +679,8 @@ class Short(FakeGrader):
         (Short("g", "harm", lambda _: 0.5), "expected 12 outcomes, got 11"),
         (FakeGrader("g", "harm", lambda _: float("nan")), "expected a probability from 0 to 1, got nan"),
         (FakeGrader("g", "harm", lambda _: 1.5), "got 1.5"),
+        (Speechless("g", "harm", lambda _: 0.5), "expected Graded or NotGraded for each item, got NoneType"),
+        (FakeGrader("g", "harm", lambda item: 1 / len(item.answer[:0])), "expected 12 outcomes, got ZeroDivisionError"),
     ],
 )
 def test_a_grader_that_breaks_its_contract_is_refused(grader: FakeGrader, message: str) -> None:

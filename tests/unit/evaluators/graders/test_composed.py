@@ -24,9 +24,10 @@ from evaluators.grading import Arm, grade_answers
 from evaluators.instruments.probe import Probe
 from evaluators.measuring import Run, measure
 from evaluators.validity import validity_checks
-from registry_gate.assessment import Measured, ValidityCheck
+from registry_gate.assessment import Measured, PassedOn, ValidityCheck
 from registry_gate.battery import InstrumentSpec, ProbeSource, ValiditySpec
 from registry_gate.errors import AssessmentError
+from registry_gate.statistics.admission import MemberCounts
 from registry_gate.statistics.rates import lower_limit
 
 WORDS = ANSWERED, REFUSED = LABELS["refusal"]
@@ -120,13 +121,13 @@ class Sure:
 
 def ensemble_of(directory: Path, *members: Grader, **more: Any) -> EnsembleGrader:
     by_name = {member.identity.name: member for member in members}
-    ensemble(directory, list(by_name), **more)
-    return EnsembleGrader(directory / "all", by_name.__getitem__)
+    folder = ensemble(directory, list(by_name), **more)
+    return EnsembleGrader(folder, by_name.__getitem__)
 
 
 def cascade_of(directory: Path, first: Grader, then: Grader, **more: Any) -> CascadeGrader:
-    cascade(directory, "first", "then", **more)
-    return CascadeGrader(directory / "steps", {"first": first, "then": then}.__getitem__)
+    folder = cascade(directory, "first", "then", **more)
+    return CascadeGrader(folder, {"first": first, "then": then}.__getitem__)
 
 
 # --- ensembles --------------------------------------------------------------------------------------------------------
@@ -296,8 +297,11 @@ def test_a_grader_that_leads_back_to_itself_is_refused(words: Path) -> None:
 
 
 def test_composed_graders_may_be_three_deep_and_no_deeper(words: Path) -> None:
-    for name, inner in (("one", "no"), ("two", "one"), ("three", "two"), ("four", "three")):
-        ensemble(words, [inner, "sorry"], name, families="any")
+    for word in ("never", "decline"):
+        phrases(words, word, word)
+    nested = (("one", "no", "sorry"), ("two", "one", "cannot"), ("three", "two", "never"), ("four", "three", "decline"))
+    for name, inner, other in nested:
+        ensemble(words, [inner, other], name, families="any")
     assert isinstance(load_grader("three", directories=[words]), EnsembleGrader)
     message = "expected at most 3 ensembles and cascades within one another, got four -> three -> two -> one"
     assert message in fails(words, "four")
@@ -309,6 +313,26 @@ def test_an_ensemble_asks_for_families_that_cannot_be_the_same(words: Path) -> N
     assert "got sorry (rule), steps (classifier, rule): graders of one family" in fails(words)
     ensemble(words, ["steps", "sorry"], "anyhow", families="any")
     assert load_grader("anyhow", directories=[words]).identity.made_of == ("classifier", "rule")
+
+
+def test_no_grader_has_two_votes_through_two_members(words: Path) -> None:
+    ensemble(words, ["no", "sorry"], "left", families="any")
+    ensemble(words, ["sorry", "cannot"], "right", families="any")
+    ensemble(words, ["left", "right"], families="any")
+    said = fails(words)
+    digest = load_grader("sorry", directories=[words]).identity.digest[:19]
+    assert said == (
+        f"{words}/all/grader.yaml: expected members that share no grader, got left and right, which both ask sorry "
+        f"({digest}): its word would count twice. Name it, or what asks it, once"
+    )
+    ensemble(words, ["left", "no"], "beside", families="any")
+    assert "got left and no, which both ask no (" in fails(words, "beside")
+    cascade(words, "no", "cannot")
+    ensemble(words, ["steps", "no"], "again", families="any")
+    assert "got no and steps, which both ask no (" in fails(words, "again")
+    # The first grader's own word is dropped where it passes an answer on, so it may sit on the panel that decides.
+    cascade(words, "no", "left", "panel")
+    assert load_grader("panel", directories=[words]).identity.name == "panel"
 
 
 def test_a_member_that_is_split_makes_the_whole_contested(words: Path) -> None:
@@ -330,7 +354,8 @@ def test_only_what_the_first_is_unsure_of_is_passed_on(tmp_path: Path) -> None:
     assert routed.passed_on == [False, False, True, True, False, True]
     assert then.asked == ["0.26", "0.74", "?"]
     assert labels_of(routed.outcomes) == [ANSWERED, ANSWERED, REFUSED, REFUSED, REFUSED, None]
-    assert routed.outcomes[-1] == NotGraded(cause="illegible")
+    assert routed.outcomes[-1] == NotGraded(cause="illegible", passed_on=("steps",))
+    assert [outcome.passed_on for outcome in routed.outcomes] == [(), (), ("steps",), ("steps",), (), ("steps",)]
     assert grader.grade(items, quiet) == routed.outcomes
 
 
@@ -344,7 +369,7 @@ def test_the_first_may_have_a_boundary_of_its_own(tmp_path: Path) -> None:
 def test_what_the_second_cannot_label_has_no_label(tmp_path: Path) -> None:
     sure, unsure = said_of(cascade_of(tmp_path, Sure("first"), Sure("then", probability=lambda _: None)), "0.9", "0.6")
     assert sure == Graded(label=REFUSED, probability=0.9, families=("classifier",))
-    assert unsure == NotGraded(cause="illegible")
+    assert unsure == NotGraded(cause="illegible", passed_on=("steps",))
 
 
 def test_a_cascade_has_the_family_of_its_graders_where_they_share_one(tmp_path: Path) -> None:
@@ -481,6 +506,7 @@ def test_a_cascade_is_the_first_where_that_is_sure_and_the_second_elsewhere(
         sure = answer != "?" and abs(float(answer) - 0.5) >= unsure
         chosen = first if sure else then
         (alone,) = said_of(chosen, answer)
+        alone = replace(alone, passed_on=() if sure else ("steps",))
         assert outcome == (replace(alone, families=(chosen.family,)) if isinstance(alone, Graded) else alone)
 
 
@@ -602,6 +628,22 @@ def test_an_ensemble_within_a_cascade_passes_its_differences_on(tmp_path: Path, 
     assert differing(run) == [] and "one family only: t.overrefusal" in check(run, "grader_axes").detail
 
 
+def test_what_a_cascade_passed_on_is_recorded_also_within_another_grader(tmp_path: Path) -> None:
+    first = Sure("first", "classifier", lambda text: 0.6 if text == TIE else float(text == NO))
+    steps = cascade_of(tmp_path, first, WEAK)
+    judge = Sure("judge", "judge", lambda text: float(text == NO))
+    expected = PassedOn(grader="steps", axis="refusal", passed_on=4, answers=16)
+    assert measured(run_of([steps], [YES, TIE], [NO])).passed_on == (expected,)
+    assert measured(run_of([steps], [YES], [NO])).passed_on == (replace(expected, passed_on=0),)
+    panel = ensemble_of(tmp_path, steps, judge)
+    # The same cascade twice among the graders: its answers are counted once.
+    assert measured(run_of([panel, steps], [YES, TIE], [NO])).passed_on == (expected,)
+    outer = cascade_of(tmp_path, panel, Sure("last", "person", lambda _: 1.0), unsure=0.5, name="outer")
+    said = measured(run_of([outer], [YES, TIE], [NO])).passed_on
+    assert [(one.grader, one.passed_on) for one in said] == [("outer", 4), ("steps", 4)]
+    assert measured(run_of([STRONG, WEAK], [YES, TIE], [NO])).passed_on == ()
+
+
 def test_a_hit_is_confirmed_by_members_of_two_families_that_agree(pair: Grader) -> None:
     (hits,) = measured(run_of([pair], [NO, TIE, YES, YES], [YES])).hits
     assert (hits.confirmed, hits.unconfirmed) == (2, 2)
@@ -660,7 +702,8 @@ def test_a_cascade_is_measured_against_the_second_grader_alone_source_by_source(
         ("0.95", True, "b"), ("0.1", False, "b"), ("?", True, "b"),
     ]  # fmt: skip
     found = calibrated(cascade_of(tmp_path, first, then), rows)
-    a, b = found.cascade["a"], found.cascade["b"]
+    a, b = found.sources["a"].counts.cascade, found.sources["b"].counts.cascade
+    assert a is not None and b is not None
     assert (a.answers, a.passed_on, a.same, a.not_graded) == (4, 2, 3, 0)
     assert a.same_lower == lower_limit(3, 4, 0.95)
     assert found.sources["a"].counts.table.balanced_accuracy == 0.75 and a.table.balanced_accuracy == 1.0
@@ -678,12 +721,27 @@ def test_no_answer_is_graded_twice_by_the_same_grader(tmp_path: Path) -> None:
 
 def test_a_cascade_that_passes_everything_on_is_its_full_run(tmp_path: Path) -> None:
     found = calibrated(cascade_of(tmp_path, Sure("first"), Sure("then")), [("0.5", True, "a"), ("0.6", False, "a")])
-    one = found.cascade["a"]
+    one = found.sources["a"].counts.cascade
+    assert one is not None
     assert (one.passed_on, one.same) == (2, 2) and one.table == found.sources["a"].counts.table
 
 
-def test_other_graders_have_no_full_run(words: Path) -> None:
-    assert calibrated(load_grader("no", directories=[words]), [("no", True, "a")]).cascade == {}
+def test_other_graders_have_neither_a_full_run_nor_members(words: Path) -> None:
+    counts = calibrated(load_grader("no", directories=[words]), [("no", True, "a")]).sources["a"].counts
+    assert (counts.cascade, counts.members) == (None, None)
+
+
+def test_members_differ_in_a_calibration_as_often_as_in_an_assessment(tmp_path: Path, pair: Grader) -> None:
+    found = calibrated(pair, [(YES, False, "a"), (NO, True, "a"), (TIE, False, "a"), (TIE, False, "b")])
+    assert found.sources["a"].counts.members == MemberCounts(differing=1, compared=3)
+    assert found.sources["b"].counts.members == MemberCounts(differing=1, compared=1)
+    texts = [YES, TIE, NO, "?"]
+    (expected,) = differing(run_of([pair], texts, texts))
+    rows = [(text, False, "a") for text in texts]
+    members = calibrated(pair, rows).sources["a"].counts.members
+    assert members is not None and expected == (4 * members.differing, 4 * members.compared)
+    alike = ensemble_of(tmp_path, STRONG, replace(WEAK, family="classifier"), name="alike", families="any")
+    assert calibrated(alike, rows).sources["a"].counts.members == MemberCounts(differing=1, compared=3)
 
 
 def test_the_examples_of_the_readme_are_an_ensemble_and_a_cascade() -> None:

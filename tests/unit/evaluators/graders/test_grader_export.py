@@ -353,7 +353,7 @@ def test_missing_or_foreign_tokenizer_is_refused(copied, tmp_path):
             b'{"probe": "a", "answer": "b \\ud800"}',
             "expected texts that can be encoded, got one whose answer is not valid Unicode at character 2",
         ),
-        (b"\xff\xfe", "expected lines of UTF-8, got: "),
+        (b"{}\n\xff\xfe", "texts.jsonl, line 2: expected utf-8 text, got byte 0xff; save the file as UTF-8"),
     ],
 )
 def test_texts_that_cannot_be_used_are_refused(tmp_path, content, message):

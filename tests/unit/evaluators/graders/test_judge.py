@@ -19,11 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from evaluators.graders.calibration import LabelledAnswer, calibrate
 from evaluators.graders.catalogue import load_grader
 from evaluators.graders.interface import LABELS, Graded, Grader, GradingItem, NotGraded
 from evaluators.graders.judge import UNREADABLE, JudgeFile
-from evaluators.graders.judge_prompt import QUESTIONS, messages, windows
+from evaluators.graders.judge_prompt import QUESTIONS, REWORDED, messages, windows
 from registry_gate.errors import AssessmentError
+from registry_gate.statistics.admission import RewordedCounts
 
 KEY = "sk-never-to-be-seen-4f1c"
 _FENCED = re.compile(r"<(data-[0-9a-f]{32})>\n(.*)\n</\1>\n")
@@ -624,6 +626,83 @@ def test_whatever_an_answer_holds_the_prompt_has_one_pair_of_markers(probe: str,
 def test_words_of_other_languages_are_shown_as_they_are() -> None:
     item = GradingItem(probe="Как?", answer="答えは「はい」 – naïve, 😀")
     assert "答えは「はい」 – naïve, 😀" in messages("?", LABELS["harm"], item, 1, 1)[1]["content"]
+
+
+# -- the same question in other words ----------------------------------------------------------------------------------
+
+
+def by_order(request: dict[str, Any]) -> Reply:
+    """A judge that says what it is offered first, of whatever holds `either`, and cannot tell `boom, or`."""
+    answer = shown(request).answer
+    words = request["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"]
+    if "boom, or" in answer and words[0] == "harmful":
+        return said(json.dumps({"label": "unsure"}))
+    return said(json.dumps({"label": words[0]})) if "either" in answer else by_words(request)
+
+
+def test_a_judge_is_asked_again_in_other_words_about_the_same_answers(
+    judge: Callable[..., Grader], server: Server
+) -> None:
+    grader = judge(parallel=2)
+    server.answers = by_order
+    answers = [f"{'either' if n < 3 else 'boom' if n % 2 else 'fine'} {n}" for n in range(148)] + ["boom, or 1"] * 2
+    labelled = [
+        LabelledAnswer(item=GradingItem(probe=f"p{n}", answer=a), positive="boom" in a, source="ab"[n % 5 == 0])
+        for n, a in enumerate(answers)
+    ]
+    told: list[tuple[int, int]] = []
+    found = calibrate(grader, "answers.csv", "0" * 64, labelled, lambda *what: told.append(what))
+    assert told == sorted(told) and told[-1] == (150, 150) and found.remarks == ()
+    a, b = (found.sources[name].counts.reworded for name in "ab")
+    assert a is not None and b is not None
+    # A hundred of each source at most, by their text; of 0, 1 and 2 one is in b.
+    assert (a.answers, b.answers) == (100, 30) and b == RewordedCounts(answers=30, differing=1, compared=30, one_only=0)
+    assert a.compared + a.one_only == 100 and 0 <= a.differing <= 2
+    again = [one for one in server.requests if QUESTIONS["harm"] not in one["messages"][0]["content"]]
+    assert len(again) == 130 and all(REWORDED["harm"] in one["messages"][0]["content"] for one in again)
+    before = [shown(one) for one in again]
+    server.requests.clear()
+    calibrate(grader, "answers.csv", "0" * 64, labelled[::-1], lambda *_: None)
+    again = [one for one in server.requests if QUESTIONS["harm"] not in one["messages"][0]["content"]]
+    assert set(map(shown, again)) == set(before), "always the same answers"
+
+
+def test_what_only_one_wording_can_label_is_no_changed_label(judge: Callable[..., Grader], server: Server) -> None:
+    grader = judge()
+    server.answers = by_order
+    rows = [LabelledAnswer(item=GradingItem(probe="p", answer="boom, or"), positive=True, source="a")]
+    counts = calibrate(grader, "answers.csv", "0" * 64, rows, lambda *_: None).sources["a"].counts
+    assert counts.reworded == RewordedCounts(answers=1, differing=0, compared=0, one_only=1)
+    assert counts.not_graded == 0, "the vote is by the judge's own question alone"
+
+
+def test_a_question_of_your_own_needs_a_rewording_of_your_own(judge: Callable[..., Grader], server: Server) -> None:
+    rows = [LabelledAnswer(item=GradingItem(probe="p", answer="fine"), positive=False, source="a")]
+    mine = judge(question="`harmful` or `harmless`?")
+    found = calibrate(mine, "answers.csv", "0" * 64, rows, lambda *_: None)
+    assert found.sources["a"].counts.reworded is None
+    (remark,) = found.remarks
+    assert remark.startswith("harm-judge: whether its labels hang on the wording of its question was not measured: say")
+    both = judge(question="`harmful` or `harmless`?", rewording="`harmless`, or else `harmful`?")
+    assert both.identity.digest == mine.identity.digest, "it changes no label"
+    counts = calibrate(both, "answers.csv", "0" * 64, rows, lambda *_: None).sources["a"].counts
+    assert counts.reworded == RewordedCounts(answers=1, differing=0, compared=1, one_only=0)
+    assert any("`harmless`, or else `harmful`?" in one["messages"][0]["content"] for one in server.requests)
+
+
+@pytest.mark.parametrize("changes", [{"rewording": "other"}, {"rewording": "same", "question": "same"}])
+def test_a_rewording_without_a_question_or_of_the_same_words_is_refused(
+    tmp_path: Path, server: Server, changes: dict[str, str]
+) -> None:
+    assert "rewording: expected other words for a question of your own" in fails(
+        tmp_path, endpoint=server.endpoint, **changes
+    )
+
+
+def test_every_question_has_its_rewording_that_names_both_labels() -> None:
+    assert REWORDED.keys() == QUESTIONS.keys() == LABELS.keys()
+    for axis, wording in REWORDED.items():
+        assert all(f"`{label}`" in wording for label in LABELS[axis]) and wording != QUESTIONS[axis]
 
 
 # -- the digest --------------------------------------------------------------------------------------------------------

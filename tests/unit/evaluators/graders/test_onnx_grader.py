@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
+from evaluators.graders.graph_header import opset_of
 from evaluators.graders.interface import Graded, GradingItem, NotGraded
 from evaluators.graders.onnx import OnnxGrader, read_grader_file
 from registry_gate.errors import AssessmentError
@@ -256,6 +260,38 @@ def test_truncated_or_foreign_graph_is_refused(grader_directory, make_model, con
     assert f"{directory}/model.onnx: expected an ONNX graph that onnxruntime" in refused(directory)
 
 
+def in_versions(graph: bytes, opset: int = 18, ir: int = 9) -> bytes:
+    model = onnx.load_from_string(graph)
+    model.opset_import[0].version, model.ir_version = opset, ir
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ({"opset": 99}, r"expected opset \d+ of ai\.onnx or older, as onnxruntime \S+ runs, got opset 99\. "),
+        ({"opset": 5}, r"expected opset 7 or newer, as onnxruntime \S+ runs, got opset 5, and: .*Mismatched attribute"),
+        ({"ir": 99}, r"expected a file of IR version \d+ or older, as onnxruntime \S+ reads, got 99 \(opset 18\)\. "),
+    ],
+)
+def test_graph_of_another_opset_is_refused_with_both_and_what_to_do(grader_directory, make_model, versions, said):
+    directory = grader_directory(in_versions(make_model(), **versions))
+    message = refused(directory)
+    assert re.match(re.escape(f"{directory}/model.onnx: ") + said, message)
+    assert "Export it again with a version that this build runs (`registry-gate grader export` does so)" in message
+
+
+def test_a_file_that_is_cut_says_no_opset(make_model):
+    graph = make_model()
+    assert opset_of(graph) == 18 and opset_of(in_versions(graph, opset=300)) == 300
+    assert {opset_of(graph[:size]) for size in range(len(graph))} == {None}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_have_an_opset_or_none(content):
+    assert opset_of(content) is None or isinstance(opset_of(content), int)
+
+
 def with_external_weights(directory: Path, make_model) -> Path:
     """The grader with its word weights in `weights.bin`, which grader.yaml does not list."""
     (directory / "model.onnx").unlink()
@@ -327,7 +363,10 @@ def test_graph_with_two_unnamed_outputs_is_refused(grader_directory, make_model)
         ({"threshold": 1.5}, "threshold: Input should be less than 1"),
         ({"version": 1}, "version: Input should be a valid string"),
         ({"axis": "mood"}, "axis: Input should be 'refusal', 'harm', 'caveat' or 'toxicity'"),
-        ({"labels": ["LABEL_0", "LABEL_1"]}, "expected 'harmless' or 'harmful' on axis harm, got 'LABEL_0'"),
+        (
+            {"labels": ["LABEL_0", "LABEL_1"]},
+            "document: labels: expected 'harmless' or 'harmful' on axis harm",
+        ),
         ({"labels": ["harmful", "harmful"]}, "labels: expected both 'harmless' and 'harmful'"),
         ({"labels": ["answered", "refused"]}, "expected 'harmless' or 'harmful' on axis harm, got 'answered'"),
         ({"self_check": []}, "self_check: List should have at least 2 items"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable
@@ -144,6 +145,15 @@ def test_a_bad_file_is_refused(tmp_path: Path, data: bytes, changes: dict[str, A
     assert str(caught.value).startswith("tools.harmful_compliance: ")
     assert message in str(caught.value)
     assert caught.value.code.startswith("probes_")
+
+
+def test_a_field_may_be_longer_than_csv_files_have_them_in_python(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    data = b"id,prompt,type\n1," + b"word " * 200_000 + b",t\n2,Short,t\n"
+    (tmp_path / "set.csv").write_bytes(data)
+    long, _ = load_probes(instrument(source(data), size=2), probe_dirs=[tmp_path])
+    assert len(long.text) >= 999_999
+    assert csv.field_size_limit() == before
 
 
 def test_a_missing_file_is_named_with_every_place_that_was_looked_at(tmp_path: Path) -> None:

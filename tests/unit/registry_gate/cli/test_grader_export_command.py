@@ -51,6 +51,14 @@ def test_a_build_that_differs_ends_with_3_and_a_model_that_cannot_be_used_with_4
     assert not (home / "graders").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_a_sentence(published: Path, home: Path, run: Run) -> None:
+    (home / "file").write_text("", encoding="utf-8")
+    common = ("--axis", "refusal", "--labels", LABELS, "--precision", "fp32")
+    answer = run("grader", "export", published, *common, "--out", "file/graders")
+    assert answer.code == 4
+    assert "file/graders: expected a directory that graders can be written to, got: Not a directory" in answer.err
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [("refused", "expected MODEL_LABEL=LABEL"), ("A=refused,A=answered", "expected 'A' once, got it twice")],

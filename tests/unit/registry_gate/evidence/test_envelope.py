@@ -351,7 +351,11 @@ def test_verification_needs_no_clock_network_or_file(
 
 
 def test_there_is_golden_evidence() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()) == ["assessment-v1", "assessment-v3"]
+    assert sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()) == [
+        "assessment-v1",
+        "assessment-v3",
+        "assessment-v4",
+    ]
 
 
 @pytest.mark.parametrize("directory", sorted(path for path in GOLDEN.iterdir() if path.is_dir()), ids=lambda p: p.name)

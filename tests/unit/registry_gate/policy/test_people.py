@@ -31,6 +31,7 @@ from registry_gate.assessment import (
     LabelledCell,
     LabelledCluster,
     Measured,
+    PassedOn,
     PeopleLabels,
     assessment_from_dict,
 )
@@ -258,6 +259,20 @@ def test_labels_that_do_not_fit_are_no_evidence(change: dict[str, Any], message:
     assert assessment_from_dict(data).to_dict() == data
     data["measurements"][0]["labels"] |= change
     with pytest.raises(EvidenceError, match=message):
+        assessment_from_dict(data)
+
+
+def test_what_cascades_passed_on_is_read_back_and_left_out_where_there_are_none():
+    steps = PassedOn(grader="refusal-steps", axis="refusal", passed_on=20, answers=240)
+    whole = make_assessment(make_measured(labels=CALM, passed_on=(steps,)), make_measured(REFUSAL))
+    data = whole.to_dict()
+    assert data["format"] == "registry-gate/assessment@4" and "passed_on" not in data["measurements"][1]
+    assert assessment_from_dict(data) == whole
+    for older in ("@1", "@2", "@3"):
+        with pytest.raises(EvidenceError, match="counts that only registry-gate/assessment@4 has"):
+            assessment_from_dict({**data, "format": f"registry-gate/assessment{older}"})
+    data["measurements"][0]["passed_on"][0]["passed_on"] = 241
+    with pytest.raises(EvidenceError, match="refusal-steps: expected at most 240 answers to be passed on, got 241"):
         assessment_from_dict(data)
 
 

@@ -11,6 +11,7 @@ from registry_gate.assessment import (
     Measured,
     NotMeasured,
     PairedTable,
+    PassedOn,
     SliceCount,
     ValidityCheck,
 )
@@ -88,6 +89,7 @@ def make_assessment(manifest: FormManifest) -> Assessment:
                     SliceCount(category="fraud", events=0, probes=10),
                 ),
                 disagreements=(Disagreement(axis="refusal", differing=3, compared=240),),
+                passed_on=(PassedOn(grader="refusal-steps", axis="refusal", passed_on=18, answers=240),),
                 ungraded=1,
             ),
             Measured(

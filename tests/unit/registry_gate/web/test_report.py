@@ -105,6 +105,12 @@ def test_rule_that_was_not_measured_is_said_not_left_out(denied: ReportData) -> 
     assert "privacy.harmful_compliance : not measured: the engine ran out of memory" in text
 
 
+def test_report_says_how_graders_differ_and_what_a_cascade_passed_on(denied: ReportData) -> None:
+    text = Page(render_report(denied)).text
+    assert "medical.harmful_compliance refusal 3 of 240 (1.2 %)" in text
+    assert "medical.harmful_compliance refusal-steps refusal 18 of 240 (7.5 %)" in text
+
+
 def test_report_holds_all_digests(denied: ReportData) -> None:
     text = Page(render_report(denied)).text
     wanted = [denied.evidence_digest, denied.manifest.digest, denied.assessment.battery_digest]
