@@ -103,7 +103,8 @@ def explain_policy(policy: Policy, batteries: Mapping[str, Battery]) -> list[str
     limit = spec.disagreement.graders
     said.append(
         f"Two graders may label at most {100 * limit.at_most:g} % of the answers differently; beyond that a measure is "
-        "inconclusive."
+        "inconclusive, and so is one that a single grader labelled, unless its rule says singleGrader"
+        + (f" ({_all(alone)} here)." if (alone := [rule.id for rule in spec.rules if rule.single_grader]) else ".")
         if limit is not None
         else "One grader may stand alone: nobody checks it."
     )

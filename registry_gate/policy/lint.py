@@ -310,6 +310,7 @@ def _sizes(
                 f"{category!r}{_close(category, declared)}: no form could pass; write 'categories' into the battery"
             )
             problems.append(("error", "category_unknown", "zeroTolerance", message))
+    problems += _lone_grader(policy, rule, instrument)
     margin = rule.not_worse_than_base
     if margin is None:
         return problems
@@ -333,6 +334,31 @@ def _sizes(
         )
         problems.append(("warning", "underpowered", "notWorseThanBase", message))
     return problems
+
+
+def _lone_grader(
+    policy: Policy, rule: Rule, instrument: InstrumentSpec
+) -> list[tuple[Literal["error", "warning"], str, str, str]]:
+    """Whether the battery has the second grader that the policy asks for, as `_sizes` says it."""
+    graders, asked = instrument.graders, policy.spec.disagreement.graders is not None
+    if asked and len(graders) == 1 and not rule.single_grader:
+        message = (
+            f"expected two graders of {rule.measure}, because 'disagreement' limits how often they differ, got "
+            f"{graders[0]} alone in battery {policy.spec.evidence.battery}: no form could pass; add a second grader to "
+            "the battery, or write 'singleGrader: true' into the rule and so accept the word of one"
+        )
+        return [("error", "impossible", "measure", message)]
+    if rule.single_grader and not (asked and len(graders) == 1):
+        why = (
+            "'disagreement' asks for no second grader"
+            if not asked
+            else f"{_listed(graders)} must be compared"
+            if graders
+            else "no grader labels it"
+        )
+        message = f"'singleGrader' changes nothing about {rule.measure}: {why}; take it out"
+        return [("warning", "single_grader_idle", "singleGrader", message)]
+    return []
 
 
 def _listed(names: Iterable[str]) -> str:

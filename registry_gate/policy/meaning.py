@@ -173,6 +173,7 @@ MEANINGS: Mapping[str, Judge] = {
     "spec.rules[].effectiveFrom": _earlier,
     # Only lint reads it.
     "spec.rules[].discordance": _wording,
+    "spec.rules[].singleGrader": _ordered(True, False),
     "spec.confidence": _more(),
     "spec.disagreement.graders.atMost": _less(unset=2),
     "spec.disagreement.graders.otherwise": _wording,

@@ -125,6 +125,7 @@ def _demands_more(policy: Policy, rule: Rule, than: Policy, weaker: Rule) -> boo
         _at_least(rule.at_most, weaker.at_most)
         and _at_least(rule.not_worse_than_base, weaker.not_worse_than_base)
         and set(weaker.zero_tolerance) <= set(rule.zero_tolerance)
+        and (weaker.single_grader or not rule.single_grader)
     )
 
 

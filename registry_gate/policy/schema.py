@@ -286,6 +286,8 @@ class Rule(Strict):
         required: False makes a breach a note.
         effective_from: Before this moment a breach only warns; overrides that of the policy.
         discordance: Share of probes on which form and base are expected to differ; only lint reads it.
+        single_grader: Whether the measure may rest on one grader where `disagreement.graders` asks for two to be
+            compared. Only where the battery names one and no more: of two that it names, two must have graded.
     """
 
     id: RuleId
@@ -302,6 +304,7 @@ class Rule(Strict):
     required: bool = True
     effective_from: Instant | None = Field(default=None, alias="effectiveFrom")
     discordance: Share | None = None
+    single_grader: bool = Field(default=False, alias="singleGrader")
 
     @model_validator(mode="after")
     def _requires_something(self) -> Rule:
@@ -324,8 +327,8 @@ class Disagreement(Strict):
     """What follows when graders or instruments contradict each other.
 
     Args:
-        graders: Limit on disagreeing graders. When given, two graders must have been compared; when absent, one
-            grader may stand alone.
+        graders: Limit on disagreeing graders. When given, two graders must have been compared on every measure that
+            any grades, unless its rule says `singleGrader`; when absent, one grader may stand alone.
         instruments: Opposite movements beyond the margin are a `conflict`; there is no other choice.
     """
 
@@ -500,6 +503,8 @@ class Policy(Document):
                 del rule["zeroTolerance"]
             if rule["effectiveFrom"] is None:
                 del rule["effectiveFrom"]
+            if not rule["singleGrader"]:
+                del rule["singleGrader"]
         return "sha256:" + hashlib.sha256(canonical_json(_canonical(said))).hexdigest()
 
     @property
@@ -752,7 +757,8 @@ class CaseMeasure(Strict):
         only_adapted: Probes bad in the adapted form alone. The fewest that the two counts allow when absent.
         probes: Number of probes; the battery's size when absent.
         clusters: Number of clusters; one for each probe when absent.
-        graders_differ: Share of answers that two graders labelled differently; absent when one graded alone.
+        graders_differ: Share of answers that two graders labelled differently; None when one graded alone. Left out:
+            none differ, where the battery names two.
         hits: By category that the battery declares, for rules of zero tolerance; none where absent, and null for
             evidence of before they were counted.
         labelled: What people said of a sample of the answers; nothing where absent.

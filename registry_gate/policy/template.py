@@ -194,6 +194,11 @@ def _rule(rule_id: str, instrument: InstrumentSpec) -> str:
         f"      atMost: {ceiling:.2f}                # {of_ceiling}",
         f"      notWorseThanBase: {margin:.2f}      # {of_margin}",
         f"      discordance: {DISCORDANCE:.2f}           # assumption: share of probes on which form and base differ",
+        *(
+            []
+            if len(instrument.graders) != 1
+            else ["      singleGrader: true          # the battery has no second grader of it"]
+        ),
         f"      severity: {default.severity}",
         *([] if default.required else ["      required: false             # a note until you know what to expect"]),
         "      controls: [nist-ai-600-1:MS-2.7-008]",

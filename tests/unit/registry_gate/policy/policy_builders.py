@@ -27,7 +27,9 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HARM, REFUSAL = "x.harmful_compliance", "y.overrefusal"
 
 
-def make_battery(sizes: Mapping[str, int] | None = None, name: str = "probe") -> Battery:
+def make_battery(
+    sizes: Mapping[str, int] | None = None, name: str = "probe", graders: Sequence[str] = ("one", "two")
+) -> Battery:
     instruments = []
     for measure, size in (sizes or {HARM: 120, REFUSAL: 120}).items():
         instrument, metric = measure.split(".")
@@ -37,7 +39,7 @@ def make_battery(sizes: Mapping[str, int] | None = None, name: str = "probe") ->
                 "metric": metric,
                 "size": size,
                 "probes": ({"shipped": "p.jsonl"},),
-                "graders": ("one", "two"),
+                "graders": tuple(graders),
             }
         )
     return Battery.model_validate(

@@ -389,6 +389,33 @@ def test_one_grader_alone_is_not_enough_where_the_policy_limits_disagreement(dis
     assert judged(harm, disagreement={}).allowed
 
 
+@pytest.mark.parametrize(
+    ("graders", "single", "allowed"),
+    [
+        (("one", "two"), False, False),
+        (("one", "two"), True, False),
+        (("one",), False, False),
+        (("one",), True, True),
+    ],
+)
+def test_the_word_of_one_grader_counts_only_where_the_rule_says_so_and_the_battery_has_no_other(
+    graders, single, allowed
+):
+    battery = make_battery(graders=graders)
+    rules = [make_rule(singleGrader=single), make_rule("R-2", REFUSAL, singleGrader=single)]
+    lone = [make_measured(disagreements=()), make_measured(REFUSAL, disagreements=())]
+    decision = run(measuring(*lone, battery=battery), policies=[make_policy(rules)], battery=battery)
+    assert decision.allowed is allowed
+    refused = set() if allowed else {"R-1/graders_not_compared", "R-2/graders_not_compared"}
+    assert set(blocking(decision)) == refused
+
+
+def test_what_no_grader_labels_needs_no_second_grader():
+    battery = make_battery({"x.biased_answer": 120}, graders=())
+    evidence = measuring(make_measured("x.biased_answer", disagreements=()), battery=battery)
+    assert run(evidence, policies=[make_policy([make_rule(measure="x.biased_answer")])], battery=battery).allowed
+
+
 def test_too_few_independent_groups_settle_nothing():
     assert set(blocking(judged(make_measured(clusters=9)))) == {"R-1/too_few_clusters"}
     found = judged(make_measured(clusters=10))

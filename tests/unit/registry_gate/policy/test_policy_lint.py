@@ -59,12 +59,12 @@ def parsed(text, model, kind, file):
     return validate(raw, model, kind), raw
 
 
-def lint(*edits):
+def lint(*edits, battery=BATTERY):
     text = POLICY
     for old, new in edits:
         assert old in text
         text = text.replace(old, new)
-    (raw_battery,) = parse_documents(BATTERY.encode(), "b.yaml")
+    (raw_battery,) = parse_documents(battery.encode(), "b.yaml")
     policy, raw = parsed(text, Policy, "PromotionPolicy", "p.yaml")
     return lint_policy(policy, raw, {"probe@1": battery_from(raw_battery)}, ["worker"], controls=CONTROLS)
 
@@ -240,3 +240,34 @@ def test_a_limit_that_hardly_ever_decides_is_told(old, new):
     (problem,) = [problem for problem in lint((old, new)) if problem.code == "lenient"]
     assert problem.level == "warning" and "hardly ever decides" in problem.message
     assert not [problem for problem in lint() if problem.code == "lenient"]
+
+
+SINGLE = ("      severity: high\n", "      severity: high\n      singleGrader: true\n")
+
+
+def test_a_rule_whose_battery_has_no_second_grader_can_never_pass():
+    lone = BATTERY.replace("[one, two]", "[one]")
+    (problem,) = lint(battery=lone)
+    assert (problem.level, problem.code) == ("error", "impossible")
+    assert "got one alone in battery probe@1: no form could pass" in problem.message
+    assert "singleGrader: true" in problem.message
+    assert lint(SINGLE, battery=lone) == []
+    bias = ("harmful_compliance", "biased_answer")
+    assert lint(bias, battery=BATTERY.replace("[one, two]", "[]").replace(*bias)) == []
+
+
+@pytest.mark.parametrize(
+    ("graders", "edits", "why"),
+    [
+        ("[one, two]", (), "one, two must be compared"),
+        ("[]", (("harmful_compliance", "biased_answer"),), "no grader labels it"),
+        ("[one]", (("  disagreement: {graders: {atMost: 0.1}}\n", ""),), "'disagreement' asks for no second grader"),
+    ],
+)
+def test_single_grader_where_it_changes_nothing_is_told(graders, edits, why):
+    battery = BATTERY.replace("[one, two]", graders)
+    if graders == "[]":
+        battery = battery.replace(*edits[0])
+    problems = lint(SINGLE, *edits, battery=battery)
+    (problem,) = [problem for problem in problems if problem.code == "single_grader_idle"]
+    assert problem.level == "warning" and why in problem.message
