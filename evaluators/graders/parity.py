@@ -72,7 +72,8 @@ def read_texts(file: Path, axis: str) -> Texts:
         raise _unusable(f"{file}: expected a readable file, got: {err.strerror}") from err
     found: list[Text] = []
     # Not splitlines(): JSON strings may hold U+2028 and its like, which end no line here.
-    for number, line in enumerate(decode(data, "utf-8", str(file), advice="save the file as UTF-8").split("\n"), 1):
+    text = decode(data, "utf-8", str(file), advice="save the file as UTF-8", code="grader_texts")
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -121,7 +121,14 @@ def check_sha256(data: bytes, sha256: str | None, name: str) -> None:
         )
 
 
-def decode(data: bytes, encoding: str, path: str, *, advice: str = "say the file's `encoding` in the battery") -> str:
+def decode(
+    data: bytes,
+    encoding: str,
+    path: str,
+    *,
+    advice: str = "say the file's `encoding` in the battery",
+    code: str = "probes_encoding",
+) -> str:
     """Bytes as text, without a byte order mark.
 
     Args:
@@ -129,6 +136,7 @@ def decode(data: bytes, encoding: str, path: str, *, advice: str = "say the file
         encoding: What they should be.
         path: What messages call the file.
         advice: What to do where they are something else.
+        code: Of the error.
 
     Raises:
         AssessmentError: They are no text of this encoding, or there is no such encoding.
@@ -139,10 +147,10 @@ def decode(data: bytes, encoding: str, path: str, *, advice: str = "say the file
         line = data[: err.start].count(b"\n") + 1
         raise AssessmentError(
             f"{path}, line {line}: expected {encoding} text, got byte 0x{data[err.start]:02x}; {advice}",
-            code="probes_encoding",
+            code=code,
         ) from err
     except (LookupError, ValueError) as err:
-        raise AssessmentError(f"{path}: expected a known encoding, got {encoding!r}", code="probes_encoding") from err
+        raise AssessmentError(f"{path}: expected a known encoding, got {encoding!r}", code=code) from err
     # A byte order mark would become part of the first column's name.
     return text.removeprefix("\ufeff")
 
