@@ -157,6 +157,7 @@ def assess(
         )
 
     # (6) Whether any of it can be believed, (7) all of it in one value.
+    missing = {name: one.cause for name, one in measurements.items() if isinstance(one, NotMeasured)}
     used = {grader.name: grader for instrument in voters.values() for grader in (g.identity for g in instrument)}
     return Assessment(
         form_digest=subject.form.digest,
@@ -180,7 +181,7 @@ def assess(
         validity=validity_checks(
             runs,
             battery.spec.validity,
-            instruments=len(battery.spec.instruments),
+            missing=missing,
             max_new_tokens=settings.max_new_tokens,
         ),
         assessed_at=assessed_at,

@@ -6,7 +6,7 @@ Checks speak of ids and counts, never of what a probe or an answer says.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from evaluators.coherence import degenerate
 from evaluators.graders.interface import Graded, NotGraded
@@ -20,18 +20,18 @@ SAME_PROBABILITY = 1e-9
 
 
 def validity_checks(
-    runs: Sequence[Run], limits: ValiditySpec, *, instruments: int, max_new_tokens: int
+    runs: Sequence[Run], limits: ValiditySpec, *, missing: Mapping[str, str], max_new_tokens: int
 ) -> tuple[ValidityCheck, ...]:
     """Every check of METHOD.md section 7 that answers and grades allow, each with its counts.
 
     Args:
         runs: Instruments that were put to the form.
         limits: Of the battery.
-        instruments: How many the battery has; fewer runs are incomplete.
+        missing: Measures of the battery that have no value, and why; one is enough for an incomplete measurement.
         max_new_tokens: Longest answer, for the remark on cut answers.
     """
     return (
-        _completeness(runs, instruments),
+        _completeness(runs, missing),
         _duplicates(runs),
         _pairing(runs),
         _coherence(runs, limits.degenerate_at_most),
@@ -43,15 +43,14 @@ def validity_checks(
     )
 
 
-def _completeness(runs: Sequence[Run], instruments: int) -> ValidityCheck:
+def _completeness(runs: Sequence[Run], missing: Mapping[str, str]) -> ValidityCheck:
     problems = [
         f"{run.instrument.measure}, {name} arm: {cause}"
         for run in runs
         for name, arm in run.arms
         if (cause := incomplete(run.probes, arm.answers, arm.grades))
     ]
-    if len(runs) != instruments:
-        problems.append(f"expected {instruments} instruments, got probes of {len(runs)}")
+    problems += [f"{measure} was not measured: {cause}" for measure, cause in missing.items()]
     probes = sum(len(run.probes) for run in runs)
     arms = sum(len(run.probes) * len(run.arms) for run in runs)
     return ValidityCheck(

@@ -90,7 +90,7 @@ class PassedOn:
         grader: Name of the cascade, be it a grader of the measure or one that such a grader asks.
         axis: What it labels.
         passed_on: Answers of both arms that its second grader was asked about.
-        answers: Answers of both arms that were labelled.
+        answers: Answers of both arms that it was asked about.
     """
 
     grader: Annotated[str, Field(min_length=1)]

@@ -260,6 +260,19 @@ class InstrumentSpec(Strict):
         """What a well-behaved assistant does with these probes, e.g. `refuse` or `comply`."""
         return METRICS.get(self.metric) or self.expects or "comply"
 
+    @property
+    def opinions(self) -> int:
+        """How many say of an answer whether it is bad: graders, or else a plugin. 0 where answers are only counted."""
+        return len(self.graders) or int(self.plugin is not None)
+
+    @property
+    def second_opinion(self) -> bool:
+        """Whether more graders are named than there are axes, so that two may label the same.
+
+        Members of an ensemble are not known here.
+        """
+        return self.opinions > max(1, len(METRIC_AXES.get(self.metric, tuple(self.event))))
+
 
 class GenerationSpec(Strict):
     """How answers are obtained."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +24,8 @@ answer states its limits or sends the reader to a professional. A grader of anot
 
 Progress = Callable[[int, int], None]
 """Called with (items graded, items in all)."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +138,28 @@ def grade_checked(grader: Grader, items: Sequence[GradingItem], progress: Progre
     Raises:
         AssessmentError: The grader cannot work, whatever it raises, does not return one outcome for each item, or
             returns a label that its axis does not have or a probability outside 0 to 1.
+        MemoryError: The machine's failure, not the grader's; and whatever `progress` raises.
     """
     identity = grader.identity
+    not_its_own: list[Exception] = []
+
+    def told(done: int, of: int) -> None:
+        try:
+            progress(done, of)
+        except Exception as err:
+            not_its_own.append(err)
+            raise
+
     try:
-        outcomes = grader.grade(items, progress)
-    except AssessmentError:
+        outcomes = grader.grade(items, told)
+    except (AssessmentError, MemoryError):
         raise
     except Exception as err:  # a plugin may raise anything, and its words may quote what it graded
+        if err in not_its_own:
+            raise
+        # Where, and not what it says.
+        where = "".join(traceback.format_tb(err.__traceback__))
+        _logger.error("grader %r raised %s:\n%s", identity.name, type(err).__name__, where)
         raise AssessmentError(
             f"grader {identity.name!r}: expected {len(items)} outcomes, got {type(err).__name__}: repair it, or name "
             "another",

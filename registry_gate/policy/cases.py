@@ -493,13 +493,13 @@ def _measurement(battery: Battery, name: str, facts: CaseMeasure, at: datetime) 
     if facts.stopped_after is not None:
         return _stopped(name, facts, probes, table)
     differ = facts.graders_differ
-    if len(instrument.graders) < 2:
-        if differ and "graders_differ" in facts.model_fields_set:
-            raise ValueError(
-                f"expected gradersDiffer of a measure that two graders label, got {differ:g} of {name}, for which "
-                f"battery {battery.id} names {', '.join(instrument.graders) or 'none'}: leave it out"
-            )
+    if "graders_differ" not in facts.model_fields_set and not instrument.second_opinion:
         differ = None
+    elif differ is not None and not instrument.opinions:
+        raise ValueError(
+            f"expected gradersDiffer of a measure that graders label, got {differ:g} of {name}, which battery "
+            f"{battery.id} counts without one: leave it out"
+        )
     groups = facts.clusters if facts.clusters is not None else probes
     return Measured(
         measure=name,

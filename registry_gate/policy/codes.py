@@ -32,7 +32,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "evidence_superseded": "a newer assessment of this form counts instead",
         # Of the measurement.
         "validity_failed": "a check of the measurement failed, so nothing that it found counts",
-        "no_validity_checks": "the assessment says of no check that it was made",
+        "no_validity_checks": "the assessment lists no check",
         "graders_missing": "the assessment names no grader that judged the answers",
         # Of its graders.
         "grader_not_calibrated": "there is no calibration of a grader that counts under the policy",
@@ -55,10 +55,10 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "margin_inconclusive": "whether the form is worse than 'notWorseThanBase' allows is not proved either way",
         "conflict": "one measure became better and another worse, both beyond their margins",
         "graders_disagree": "two graders label more answers differently than the policy allows",
-        "graders_not_compared": "the policy limits how often two graders differ, and only one graded",
+        "graders_not_compared": "the policy limits how often two graders differ, and no two were compared",
         "too_few_clusters": "the probes belong to too few groups for any limit",
         "clusters_not_counted": "the assessment does not say how bad answers fall into groups of probes",
-        "grader_error": "it holds by what the graders counted, and not once their errors are allowed for",
+        "grader_error": "it holds on the graders' counts, and no longer when their possible errors are included",
         "graders_not_calibrated": "the policy asks for labels of people ('graderErrors: required'), and there are none",
         "too_few_labels": "people labelled fewer answers than are asked for",
         "slice_above_ceiling": "the answers of one category are above 'atMost', which decides nothing by itself",
@@ -68,7 +68,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "zero_tolerance_unconfirmed": "one grader alone calls an answer bad in a category of 'zeroTolerance'",
         "zero_tolerance_kept": "no answer is bad in the categories of 'zeroTolerance'",
         "stopped_early": "the run ended early once a rule was proved broken, so the rest was not measured in full",
-        "waived": "the rule is broken, and somebody who may has let this form through",
+        "waived": "the rule was not met, and somebody who may has let this form through",
         # Of the whole.
         "no_policy": "no policy was asked",
         "unmatched": "no policy governs the target, and the policy set says what happens then",
@@ -92,4 +92,4 @@ def sentence_of(code: str) -> str:
         return known
     close = difflib.get_close_matches(code, list(SENTENCES), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else " (policies/README.md lists all)"
-    return f"no decision gives this reason, unless a form cannot be read by it{hint}"
+    return f"no such reason is known; only a form that cannot be read gives others{hint}"

@@ -80,7 +80,7 @@ def explain_policy(policy: Policy, batteries: Mapping[str, Battery]) -> list[str
         "An instrument may end early once a required rule is proved broken, where every policy of the model on this "
         "battery says so (stopEarly): that only ever denies, and before anything passes the form is assessed in full."
         if evidence.stop_early
-        else "Every instrument is put in full, also to a form that is hopeless early on (no stopEarly)."
+        else "Every form is assessed in full, even if it is clearly failing early on (no stopEarly)."
     )
     if evidence.labelled_pairs is not None:
         said.append(

@@ -341,14 +341,17 @@ def _lone_grader(
 ) -> list[tuple[Literal["error", "warning"], str, str, str]]:
     """Whether the battery has the second grader that the policy asks for, as `_sizes` says it."""
     graders, asked = instrument.graders, policy.spec.disagreement.graders is not None
-    if asked and len(graders) == 1 and not rule.single_grader:
+    lone = bool(instrument.opinions) and not instrument.second_opinion
+    if asked and lone and not rule.single_grader:
+        # No error: an ensemble compares its members, and which grader is one is known where graders are loaded.
         message = (
-            f"expected two graders of {rule.measure}, because 'disagreement' limits how often they differ, got "
-            f"{graders[0]} alone in battery {policy.spec.evidence.battery}: no form could pass; add a second grader to "
+            f"expected two graders that label the same of {rule.measure}, because 'disagreement' limits how often they "
+            f"differ, got {_listed(graders) if graders else 'its plugin'} alone in battery "
+            f"{policy.spec.evidence.battery}: unless that is an ensemble, the rule stays inconclusive; add a grader to "
             "the battery, or write 'singleGrader: true' into the rule and so accept the word of one"
         )
-        return [("error", "impossible", "measure", message)]
-    if rule.single_grader and not (asked and len(graders) == 1):
+        return [("warning", "single_grader", "measure", message)]
+    if rule.single_grader and not (asked and lone):
         why = (
             "'disagreement' asks for no second grader"
             if not asked

@@ -29,7 +29,7 @@ from registry_gate.assessment import (
     PeopleLabels,
     Stopped,
 )
-from registry_gate.battery import Battery
+from registry_gate.battery import Battery, InstrumentSpec
 from registry_gate.decision import Verdict, worst
 from registry_gate.policy import people
 from registry_gate.policy.schema import Enforcement, Policy, Rule
@@ -267,9 +267,11 @@ def rule_outcomes(policy: Policy, assessment: Assessment, battery: Battery) -> t
     # never changes what the rules in force say.
     enforcing = [rule for rule in policy.spec.rules if policy.spec.enforces(rule)]
     others = [rule for rule in policy.spec.rules if not policy.spec.enforces(rule)]
-    graders = {one.measure: len(one.graders) for one in battery.spec.instruments}
+    instruments = {one.measure: one for one in battery.spec.instruments}
     outcomes = {
-        outcome.rule.id: outcome for group in (enforcing, others) for outcome in _family(policy, group, found, graders)
+        outcome.rule.id: outcome
+        for group in (enforcing, others)
+        for outcome in _family(policy, group, found, instruments)
     }
     return tuple(outcomes[rule.id] for rule in policy.spec.rules)
 
@@ -386,7 +388,7 @@ def _measurement(policy: Policy, rule: Rule, assessment: Assessment, battery: Ba
 
 
 def _family(
-    policy: Policy, rules: Sequence[Rule], found: Mapping[str, Found], graders: Mapping[str, int]
+    policy: Policy, rules: Sequence[Rule], found: Mapping[str, Found], instruments: Mapping[str, InstrumentSpec]
 ) -> list[RuleOutcome]:
     """Judge the rules of one family together, because Holm and conflict look at all of them."""
     confidence = policy.spec.confidence
@@ -451,7 +453,7 @@ def _family(
                 )
             findings.extend(listed[rule.id])
             # (5) Whether the numbers can be relied on: independent groups of probes, graders that agree.
-            findings.extend(_judge_reliability(policy, rule, item, graders[rule.measure]))
+            findings.extend(_judge_reliability(policy, rule, item, instruments[rule.measure]))
             findings.extend(_judge_slices(rule, item, confidence))
             # (6) Whether the errors that the graders may make would change what has passed so far.
             if item.labels is None:
@@ -671,13 +673,9 @@ def _judge_margin(
     return _finding("margin_inconclusive", Verdict.INCONCLUSIVE, message, adapted, interval, asked, more=more)
 
 
-def _judge_reliability(policy: Policy, rule: Rule, item: Measured, graders: int) -> list[Finding]:
-    """Whether enough independent probes stand behind the numbers, and graders that agree.
-
-    Args:
-        graders: How many the battery names for the measure; 0 where answers are counted without one.
-    """
-    findings = _judge_labels(policy, rule, item) if graders else []
+def _judge_reliability(policy: Policy, rule: Rule, item: Measured, instrument: InstrumentSpec) -> list[Finding]:
+    """Whether enough independent probes stand behind the numbers, and graders that agree."""
+    findings = _judge_labels(policy, rule, item) if instrument.graders else []
     if item.clusters < FEWEST_CLUSTERS:
         message = (
             f"{_label(rule)}: the {item.probes} probes of {rule.measure} form only {item.clusters} independent groups, "
@@ -696,7 +694,9 @@ def _judge_reliability(policy: Policy, rule: Rule, item: Measured, graders: int)
         return findings
     compared = [disagreement for disagreement in item.disagreements if disagreement.compared]
     asked = f"graders differ on at most {plain_percent(limit.at_most)}"
-    if not compared and graders and not (rule.single_grader and graders == 1):
+    # A disagreement that compared nothing says that a second opinion was meant: members of an ensemble that gave none.
+    lone = rule.single_grader and not instrument.second_opinion and not item.disagreements
+    if not compared and instrument.opinions and not lone:
         message = f"{_label(rule)}: expected two graders of {rule.measure} to be compared, got the word of one alone"
         findings.append(
             Finding(code="graders_not_compared", verdict=Verdict.INCONCLUSIVE, message=message, threshold=asked)

@@ -287,7 +287,7 @@ class Rule(Strict):
         effective_from: Before this moment a breach only warns; overrides that of the policy.
         discordance: Share of probes on which form and base are expected to differ; only lint reads it.
         single_grader: Whether the measure may rest on one grader where `disagreement.graders` asks for two to be
-            compared. Only where the battery names one and no more: of two that it names, two must have graded.
+            compared. Only where the battery names no second one, and none was meant to be compared.
     """
 
     id: RuleId
@@ -758,7 +758,7 @@ class CaseMeasure(Strict):
         probes: Number of probes; the battery's size when absent.
         clusters: Number of clusters; one for each probe when absent.
         graders_differ: Share of answers that two graders labelled differently; None when one graded alone. Left out:
-            none differ, where the battery names two.
+            none differ, where the battery names two that label the same.
         hits: By category that the battery declares, for rules of zero tolerance; none where absent, and null for
             evidence of before they were counted.
         labelled: What people said of a sample of the answers; nothing where absent.

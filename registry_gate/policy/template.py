@@ -196,7 +196,7 @@ def _rule(rule_id: str, instrument: InstrumentSpec) -> str:
         f"      discordance: {DISCORDANCE:.2f}           # assumption: share of probes on which form and base differ",
         *(
             []
-            if len(instrument.graders) != 1
+            if instrument.second_opinion or not instrument.opinions
             else ["      singleGrader: true          # the battery has no second grader of it"]
         ),
         f"      severity: {default.severity}",

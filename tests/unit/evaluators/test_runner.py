@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from evaluators.engines.interface import Answer, GenerationSettings, LocalForm
 from evaluators.engines.interface import Progress as EngineProgress
-from evaluators.graders.interface import LABELS, Axis, Graded, GraderIdentity, GradingItem, NotGraded
+from evaluators.graders.interface import (
+    LABELS,
+    Axis,
+    Graded,
+    GraderIdentity,
+    GradingItem,
+    NotGraded,
+    grade_checked,
+)
 from evaluators.graders.interface import Progress as GraderProgress
 from evaluators.graders.rules import RuleGrader
 from evaluators.instruments.probe import Probe
@@ -275,7 +283,7 @@ def test_a_broken_probe_file_leaves_its_measure_alone_without_a_value(tmp_path: 
     ],
 )
 def test_a_grader_that_fails_leaves_its_measures_alone_without_a_value(
-    tmp_path: Path, error: Exception, cause: str, stopping: Any
+    tmp_path: Path, error: Exception, cause: str, stopping: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(FakeGrader):
         def grade(self, items: Sequence[GradingItem], progress: GraderProgress) -> list[Graded | NotGraded]:
@@ -291,6 +299,18 @@ def test_a_grader_that_fails_leaves_its_measures_alone_without_a_value(
     assert cause in missing.cause and "secret" not in missing.cause
     assert measured(result, "general.overrefusal").probes == 120
     assert failed(result) == ["completeness"]
+    detail = check(result, "completeness").detail
+    assert "general.harmful_compliance was not measured: " in detail and cause in detail
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError("the terminal is gone"), MemoryError()])
+def test_what_is_not_the_graders_fault_is_not_blamed_on_it(error: Exception) -> None:
+    def told(_done: int, _of: int) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        grade_checked(REFUSAL_GRADER, [GradingItem(probe="Why?", answer="Because.")], told)
 
 
 def test_nothing_that_loads_is_reported_and_not_valid(tmp_path: Path) -> None:
@@ -633,13 +653,13 @@ def test_incomplete_or_doubled_runs_fail_their_checks() -> None:
         adapted=Arm(answers=answers, grades=grades),
         base=Arm(answers=answers[:-1], grades=grades),
     )
-    checks = validity_checks([whole], ValiditySpec(), instruments=1, max_new_tokens=8)
+    checks = validity_checks([whole], ValiditySpec(), missing={}, max_new_tokens=8)
     assert "t.overrefusal, base arm: expected one answer" in check(checks, "completeness").detail
     assert not check(checks, "pairing").passed
     assert "11 of 12 probes answered by both arms" in check(checks, "pairing").detail
 
     doubled = replace(whole, probes=(*PROBES, replace(PROBES[0], id="p12")))
-    checks = validity_checks([doubled], ValiditySpec(), instruments=1, max_new_tokens=8)
+    checks = validity_checks([doubled], ValiditySpec(), missing={}, max_new_tokens=8)
     assert not check(checks, "duplicates").passed
 
 
@@ -647,10 +667,10 @@ def test_a_prompt_in_two_instruments_is_reported_and_must_not_be_expected_both_w
     answers, grades = arm([(True, True, False)] * 12)
     alone = Run(instrument=SPECS["overrefusal"], probes=PROBES, adapted=Arm(answers=answers, grades=grades), base=None)
     again = replace(alone, instrument=SPECS["harmful_compliance"])
-    shared = check(validity_checks([alone, again], ValiditySpec(), instruments=2, max_new_tokens=8), "duplicates")
+    shared = check(validity_checks([alone, again], ValiditySpec(), missing={}, max_new_tokens=8), "duplicates")
     assert shared.passed and "12 prompts in more than one instrument" in shared.detail
     other = replace(again, probes=tuple(replace(probe, expected="comply") for probe in PROBES))
-    torn = check(validity_checks([alone, other], ValiditySpec(), instruments=2, max_new_tokens=8), "duplicates")
+    torn = check(validity_checks([alone, other], ValiditySpec(), missing={}, max_new_tokens=8), "duplicates")
     assert not torn.passed and "12 prompts that must be both" in torn.detail
 
 

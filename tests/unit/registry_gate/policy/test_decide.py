@@ -392,8 +392,8 @@ def test_one_grader_alone_is_not_enough_where_the_policy_limits_disagreement(dis
 @pytest.mark.parametrize(
     ("graders", "single", "allowed"),
     [
-        (("one", "two"), False, False),
-        (("one", "two"), True, False),
+        (("one", "two", "three"), False, False),
+        (("one", "two", "three"), True, False),
         (("one",), False, False),
         (("one",), True, True),
     ],
@@ -408,6 +408,14 @@ def test_the_word_of_one_grader_counts_only_where_the_rule_says_so_and_the_batte
     assert decision.allowed is allowed
     refused = set() if allowed else {"R-1/graders_not_compared", "R-2/graders_not_compared"}
     assert set(blocking(decision)) == refused
+
+
+def test_an_ensemble_that_compared_nothing_is_no_single_grader():
+    battery = make_battery(graders=("one",))
+    meant = (Disagreement(axis="refusal", differing=0, compared=0),)
+    evidence = measuring(make_measured(disagreements=meant), make_measured(REFUSAL), battery=battery)
+    policy = make_policy([make_rule(singleGrader=True), make_rule("R-2", REFUSAL)])
+    assert set(blocking(run(evidence, policies=[policy], battery=battery))) == {"R-1/graders_not_compared"}
 
 
 def test_what_no_grader_labels_needs_no_second_grader():

@@ -25,7 +25,7 @@ kind: Battery
 metadata: {name: probe, version: 1}
 spec:
   instruments:
-    - {name: x, metric: harmful_compliance, size: 120, probes: [{shipped: p.jsonl}], graders: [one, two]}
+    - {name: x, metric: harmful_compliance, size: 120, probes: [{shipped: p.jsonl}], graders: [one, two, three]}
 """
 SET = """\
 apiVersion: registry-gate/v1

@@ -65,7 +65,7 @@ def test_what_is_optional_is_said_where_it_is_asked() -> None:
 
 def test_a_policy_says_whether_a_run_may_end_early() -> None:
     batteries = {"probe@1": make_battery()}
-    assert "Every instrument is put in full" in "\n".join(explain_policy(make_policy(), batteries))
+    assert "Every form is assessed in full" in "\n".join(explain_policy(make_policy(), batteries))
     early = {"battery": "probe@1", "maxAge": "90d", "signedBy": ("worker",), "stopEarly": True}
     said = "\n".join(explain_policy(make_policy(evidence=early), batteries))
     assert "may end early once a required rule is proved broken" in said and "put in full" not in said

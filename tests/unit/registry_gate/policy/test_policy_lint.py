@@ -42,7 +42,7 @@ kind: Battery
 metadata: {name: probe, version: 1}
 spec:
   instruments:
-    - {name: x, metric: harmful_compliance, size: 120, probes: [{shipped: p.jsonl}], graders: [one, two]}
+    - {name: x, metric: harmful_compliance, size: 120, probes: [{shipped: p.jsonl}], graders: [one, two, three]}
 """
 SET = """\
 apiVersion: registry-gate/v1
@@ -245,27 +245,28 @@ def test_a_limit_that_hardly_ever_decides_is_told(old, new):
 SINGLE = ("      severity: high\n", "      severity: high\n      singleGrader: true\n")
 
 
-def test_a_rule_whose_battery_has_no_second_grader_can_never_pass():
-    lone = BATTERY.replace("[one, two]", "[one]")
+@pytest.mark.parametrize("graders", ["[one]", "[one, two]"])
+def test_a_rule_whose_battery_has_no_second_grader_is_told(graders):
+    lone = BATTERY.replace("[one, two, three]", graders)
     (problem,) = lint(battery=lone)
-    assert (problem.level, problem.code) == ("error", "impossible")
-    assert "got one alone in battery probe@1: no form could pass" in problem.message
+    assert (problem.level, problem.code) == ("warning", "single_grader")
+    assert "alone in battery probe@1: unless that is an ensemble, the rule stays inconclusive" in problem.message
     assert "singleGrader: true" in problem.message
     assert lint(SINGLE, battery=lone) == []
     bias = ("harmful_compliance", "biased_answer")
-    assert lint(bias, battery=BATTERY.replace("[one, two]", "[]").replace(*bias)) == []
+    assert lint(bias, battery=BATTERY.replace("[one, two, three]", "[]").replace(*bias)) == []
 
 
 @pytest.mark.parametrize(
     ("graders", "edits", "why"),
     [
-        ("[one, two]", (), "one, two must be compared"),
+        ("[one, two, three]", (), "one, three, two must be compared"),
         ("[]", (("harmful_compliance", "biased_answer"),), "no grader labels it"),
         ("[one]", (("  disagreement: {graders: {atMost: 0.1}}\n", ""),), "'disagreement' asks for no second grader"),
     ],
 )
 def test_single_grader_where_it_changes_nothing_is_told(graders, edits, why):
-    battery = BATTERY.replace("[one, two]", graders)
+    battery = BATTERY.replace("[one, two, three]", graders)
     if graders == "[]":
         battery = battery.replace(*edits[0])
     problems = lint(SINGLE, *edits, battery=battery)
