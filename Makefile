@@ -12,9 +12,9 @@ export OMP_WAIT_POLICY := PASSIVE
 demo: $(READY)  ## install, then show the whole gate at work
 	$(BIN)/registry-gate demo
 
+# Three processes on the two cores of CI: a quarter of the tests' time is spent waiting for servers and databases.
 test: $(READY) lint  ## install, then run every test
 	.ci/install-mariadb.sh $(VENV)/mariadb
-	# One more than the two cores that CI has: a quarter of the time is spent waiting for servers and databases.
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 lint: $(READY)  ## ruff and mypy

@@ -68,7 +68,8 @@ def lint_calibrations(policy_set: PolicySet, now: datetime) -> list[LintProblem]
             )
             problems.append(_problem(policy_set, "calibrations", "not_calibrated", message))
         for file, said in ending_calibrations(policy, battery, found, now).items():
-            message = f"{said}; calibrate the grader again (`registry-gate grader calibrate`)"
+            again = "calibrate the grader again (`registry-gate grader calibrate`)"
+            message = f"{said}; {again}, or delete the file if the grader is out of use"
             problems.append(_problem(policy_set, file, "calibration_ends", message))
     return problems
 

@@ -93,8 +93,8 @@ def ending_calibrations(
 ) -> dict[str, str]:
     """What is to be said of calibrations that are too old for a policy or soon will be, by the name of their file.
 
-    Left out are those that a newer one on the same answers replaces, those that do not count anyway, and those of
-    graders that the policy does not rest on.
+    Left out are those that a newer one of the same grader digest on the same answers replaces, those that do not count
+    anyway, and those of graders that no measure of the policy names.
 
     Args:
         policy: A policy that asks for calibrations.
