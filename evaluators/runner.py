@@ -181,6 +181,7 @@ def assess(
         validity=validity_checks(
             runs,
             battery.spec.validity,
+            instruments=len(battery.spec.instruments),
             missing=missing,
             max_new_tokens=settings.max_new_tokens,
         ),

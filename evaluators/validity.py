@@ -20,18 +20,19 @@ SAME_PROBABILITY = 1e-9
 
 
 def validity_checks(
-    runs: Sequence[Run], limits: ValiditySpec, *, missing: Mapping[str, str], max_new_tokens: int
+    runs: Sequence[Run], limits: ValiditySpec, *, instruments: int, missing: Mapping[str, str], max_new_tokens: int
 ) -> tuple[ValidityCheck, ...]:
     """Every check of METHOD.md section 7 that answers and grades allow, each with its counts.
 
     Args:
         runs: Instruments that were put to the form.
         limits: Of the battery.
+        instruments: How many the battery has; runs and missing ones are counted against it, never inferred.
         missing: Measures of the battery that have no value, and why; one is enough for an incomplete measurement.
         max_new_tokens: Longest answer, for the remark on cut answers.
     """
     return (
-        _completeness(runs, missing),
+        _completeness(runs, instruments, missing),
         _duplicates(runs),
         _pairing(runs),
         _coherence(runs, limits.degenerate_at_most),
@@ -43,7 +44,7 @@ def validity_checks(
     )
 
 
-def _completeness(runs: Sequence[Run], missing: Mapping[str, str]) -> ValidityCheck:
+def _completeness(runs: Sequence[Run], instruments: int, missing: Mapping[str, str]) -> ValidityCheck:
     problems = [
         f"{run.instrument.measure}, {name} arm: {cause}"
         for run in runs
@@ -51,6 +52,8 @@ def _completeness(runs: Sequence[Run], missing: Mapping[str, str]) -> ValidityCh
         if (cause := incomplete(run.probes, arm.answers, arm.grades))
     ]
     problems += [f"{measure} was not measured: {cause}" for measure, cause in missing.items()]
+    if len(runs) + len(missing) < instruments:
+        problems.append(f"expected {instruments} instruments, got {len(runs)} and {len(missing)} not measured")
     probes = sum(len(run.probes) for run in runs)
     arms = sum(len(run.probes) * len(run.arms) for run in runs)
     return ValidityCheck(

@@ -653,13 +653,15 @@ def test_incomplete_or_doubled_runs_fail_their_checks() -> None:
         adapted=Arm(answers=answers, grades=grades),
         base=Arm(answers=answers[:-1], grades=grades),
     )
-    checks = validity_checks([whole], ValiditySpec(), missing={}, max_new_tokens=8)
+    checks = validity_checks([whole], ValiditySpec(), instruments=1, missing={}, max_new_tokens=8)
     assert "t.overrefusal, base arm: expected one answer" in check(checks, "completeness").detail
+    checks = validity_checks([whole], ValiditySpec(), instruments=2, missing={}, max_new_tokens=8)
+    assert "expected 2 instruments, got 1 and 0 not measured" in check(checks, "completeness").detail
     assert not check(checks, "pairing").passed
     assert "11 of 12 probes answered by both arms" in check(checks, "pairing").detail
 
     doubled = replace(whole, probes=(*PROBES, replace(PROBES[0], id="p12")))
-    checks = validity_checks([doubled], ValiditySpec(), missing={}, max_new_tokens=8)
+    checks = validity_checks([doubled], ValiditySpec(), instruments=1, missing={}, max_new_tokens=8)
     assert not check(checks, "duplicates").passed
 
 
@@ -667,10 +669,14 @@ def test_a_prompt_in_two_instruments_is_reported_and_must_not_be_expected_both_w
     answers, grades = arm([(True, True, False)] * 12)
     alone = Run(instrument=SPECS["overrefusal"], probes=PROBES, adapted=Arm(answers=answers, grades=grades), base=None)
     again = replace(alone, instrument=SPECS["harmful_compliance"])
-    shared = check(validity_checks([alone, again], ValiditySpec(), missing={}, max_new_tokens=8), "duplicates")
+    shared = check(
+        validity_checks([alone, again], ValiditySpec(), instruments=2, missing={}, max_new_tokens=8), "duplicates"
+    )
     assert shared.passed and "12 prompts in more than one instrument" in shared.detail
     other = replace(again, probes=tuple(replace(probe, expected="comply") for probe in PROBES))
-    torn = check(validity_checks([alone, other], ValiditySpec(), missing={}, max_new_tokens=8), "duplicates")
+    torn = check(
+        validity_checks([alone, other], ValiditySpec(), instruments=2, missing={}, max_new_tokens=8), "duplicates"
+    )
     assert not torn.passed and "12 prompts that must be both" in torn.detail
 
 

@@ -555,7 +555,7 @@ def measured(run: Run) -> Measured:
 
 
 def check(run: Run, name: str) -> ValidityCheck:
-    checks = validity_checks([run], ValiditySpec(), missing={}, max_new_tokens=64)
+    checks = validity_checks([run], ValiditySpec(), instruments=1, missing={}, max_new_tokens=64)
     return next(one for one in checks if one.check == name)
 
 
