@@ -20,18 +20,16 @@ from typing import Any, Literal
 import onnx
 import torch
 import transformers
-from onnxruntime.transformers import float16, optimizer
-from onnxruntime.transformers.fusion_options import FusionOptions
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
-from evaluators.graders import fusion
+from evaluators.graders import fusion, graphs
 from evaluators.graders.checkpoint import Checkpoint, open_checkpoint
 from evaluators.graders.interface import LABELS, GradingItem
 from evaluators.graders.onnx import GraderFile, OnnxGrader
 from evaluators.graders.parity import Texts, read_texts, reference_scores, shipped_texts
 from evaluators.graders.records import PARITY, write_record
-from evaluators.graders.training.export import OPSET, Parity, graded_scores, parity, quantise_int8, write_grader
+from evaluators.graders.training.export import OPSET, Parity, graded_scores, parity, write_grader
 from registry_gate.errors import AssessmentError
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -400,21 +398,7 @@ def _write_fp32(checkpoint: Checkpoint, file: Path, max_tokens: int, kind: str) 
         fusion.join_projections(graph)
     else:
         graph = _exported(checkpoint, max_tokens)
-    onnx.save(graph, str(file))
-    options = FusionOptions("bert")
-    # What is left unfused was left so for a reason: patterns of the optimiser do not know windows and relative places.
-    options.enable_attention = False
-    options.enable_embed_layer_norm = False
-    # The fused node of a sum and its normalisation expects a bias, which ModernBERT's has not.
-    options.enable_skip_layer_norm = all(
-        len(node.input) == 3 for node in graph.graph.node if node.op_type == "LayerNormalization"
-    )
-    fused = optimizer.optimize_model(
-        str(file), model_type="bert", num_heads=0, hidden_size=0, optimization_options=options, opt_level=0
-    )
-    if not any(each.domain == "com.microsoft" for each in fused.model.opset_import):
-        fused.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    onnx.save(fused.model, str(file))
+    onnx.save(graphs.optimise(graph), str(file))
 
 
 def _exported(checkpoint: Checkpoint, max_tokens: int) -> onnx.ModelProto:
@@ -456,11 +440,11 @@ def _write_precision(fp32: Path, file: Path, precision: str) -> None:
         case "fp32":
             shutil.copyfile(fp32, file)
         case "fp16":
-            onnx.save(float16.convert_float_to_float16(onnx.load(str(fp32)), keep_io_types=True), str(file))
+            graphs.round_fp16(fp32, file)
         case "int8":
             logging.disable(logging.WARNING)  # the quantiser recommends itself through the root logger
             try:
-                quantise_int8(fp32, file)
+                graphs.quantise_int8(fp32, file)
             finally:
                 logging.disable(logging.NOTSET)
         case other:

