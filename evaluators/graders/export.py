@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -392,11 +393,7 @@ def _write_fp32(checkpoint: Checkpoint, file: Path, max_tokens: int, kind: str) 
     Raises:
         fusion.NotFusableError: This model's attention cannot be fused.
     """
-    if kind == "fused":
-        with fusion.applied(checkpoint.model):
-            graph = _exported(checkpoint, max_tokens)
-        fusion.join_projections(graph)
-    else:
+    with fusion.applied(checkpoint.model) if kind == "fused" else nullcontext():
         graph = _exported(checkpoint, max_tokens)
     onnx.save(graphs.optimise(graph), str(file))
 

@@ -1,5 +1,7 @@
 """Make a classifier's ONNX graph fast without changing what it computes, and round it to int8 or fp16.
 
+Source: contrib operators `MultiHeadAttention` and `Attention` of ONNX Runtime (docs/ContribOperators.md).
+
 What is fused is what measured faster (`tests/benchmarks/README.md`): on a CPU the fused sum and normalisation of ONNX
 Runtime 1.31 takes four times as long as its sum and its normalisation apart, on a GPU it is worth having.
 """
@@ -7,14 +9,17 @@ Runtime 1.31 takes four times as long as its sum and its normalisation apart, on
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers import float16, optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 
+_DOMAIN = "com.microsoft"
 _OF_EACH_TOKEN = frozenset({"Add", "Cast", "Div", "Erf", "Identity", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"})
 _TOKENS = 1
 """The axis of tokens in a tensor of (rows, tokens, width)."""
@@ -22,7 +27,9 @@ _TOKENS = 1
 
 def optimise(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The same function, for a CPU: nodes joined where that helps, and nothing computed that is not read."""
+    _cancel_reshapes(graph.graph)
     compute_what_is_read(graph)
+    join_projections(graph)
     return _fused(graph, on_gpu=False)
 
 
@@ -71,8 +78,8 @@ def _fused(graph: onnx.ModelProto, *, on_gpu: bool) -> onnx.ModelProto:
         fused = optimizer.optimize_model(
             str(file), model_type="bert", num_heads=0, hidden_size=0, optimization_options=options, opt_level=0
         )
-    if not any(each.domain == "com.microsoft" for each in fused.model.opset_import):
-        fused.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    if not any(each.domain == _DOMAIN for each in fused.model.opset_import):
+        fused.model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     return fused.model
 
 
@@ -108,16 +115,21 @@ class _OneToken:
     def move(self) -> int:
         if not self._chooses_first():
             return 0
-        readers: dict[str, list[str]] = {output.name: ["the caller"] for output in self._graph.output}
+        # Who reads a tensor, and as which of its inputs; the caller reads outputs whole.
+        readers: dict[str, list[tuple[str, int]]] = {output.name: [("", 0)] for output in self._graph.output}
         for node in self._graph.node:
-            for name in node.input:
-                readers.setdefault(name, []).append(node.output[0])
+            for i, name in enumerate(node.input):
+                readers.setdefault(name, []).append((node.output[0], i))
 
         # (1) From the end: nodes whose every reader needs the first token only.
         moved = {self._reader.output[0]: self._reader}
         for node in reversed(self._graph.node):
             name = node.output[0]
-            if name in readers and set(readers[name]) <= set(moved) and self._keeps_apart(node):
+            if (
+                name in readers
+                and all(reader in moved and self._of_one_token(moved[reader], i) for reader, i in readers[name])
+                and self._keeps_apart(node)
+            ):
                 moved[name] = node
         if len(moved) == 1:
             return 0
@@ -126,7 +138,7 @@ class _OneToken:
         cut: dict[str, str] = {}
         for node in moved.values():
             for i, name in enumerate(node.input):
-                if name in self._length and name not in moved:
+                if name in self._length and name not in moved and self._of_one_token(node, i):
                     cut[name] = node.input[i] = f"{name}.first"
         index = f"{self._reader.output[0]}.first"
         self._graph.initializer.append(helper.make_tensor(index, onnx.TensorProto.INT64, [1], [0]))
@@ -148,7 +160,11 @@ class _OneToken:
     def _keeps_apart(self, node: onnx.NodeProto) -> bool:
         """Whether each token of what a node gives depends on that token alone of what it takes."""
         length = self._length.get(node.output[0])
-        if not length or node.domain or len(node.output) != 1:
+        if not length or len(node.output) != 1:
+            return False
+        if _attends(node):
+            return node.input[0] in self._length
+        if node.domain:
             return False
         match node.op_type:
             case "LayerNormalization":
@@ -162,12 +178,94 @@ class _OneToken:
                     self._length.get(name) == length or self._same_for_all(name) for name in node.input
                 )
 
+    def _of_one_token(self, node: onnx.NodeProto, i: int) -> bool:
+        """Whether a token of what a node gives needs that token alone of input `i`; attention looks at all keys."""
+        return i == 0 or not _attends(node)
+
     def _same_for_all(self, name: str) -> bool:
         weight = self._weights.get(name)
         return weight is not None and len(weight.dims) < 2
 
 
-def drop_unused(graph: onnx.GraphProto) -> None:
+def _attends(node: onnx.NodeProto) -> bool:
+    return node.op_type == "MultiHeadAttention" and node.domain == _DOMAIN
+
+
+def _cancel_reshapes(graph: onnx.GraphProto) -> None:
+    """Read past reshapes of which the last gives the shape that came to the first, in place."""
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    }
+    sources: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = same.get(name, name)
+        if node.op_type == "Reshape" and not node.domain:
+            name, source = node.output[0], sources.get(node.input[0], node.input[0])
+            sources[name] = source
+            if all(shapes.get(name, [])) and shapes.get(name) and shapes.get(name) == shapes.get(source):
+                same[name] = source
+    _drop_unused(graph)
+
+
+def join_projections(model: onnx.ModelProto) -> int:
+    """Make `Attention` of every `MultiHeadAttention` whose inputs are projections of one tensor, in place.
+
+    Returns:
+        How many were joined. The others stay as they are, and stay right.
+    """
+    graph = model.graph
+    producers = {name: node for node in graph.node for name in node.output}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    joined = 0
+    for node in graph.node:
+        if node.op_type != "MultiHeadAttention" or node.domain != _DOMAIN:
+            continue
+        parts = [_projection(name, producers, weights) for name in node.input[:3]]
+        if None in parts or len({part[0] for part in parts if part}) != 1:
+            continue
+        found = [part for part in parts if part is not None]
+        prefix = f"{node.name or node.output[0]}.joined"
+        for kind, tensors, axis in (
+            ("weight", [weights[part[1]] for part in found], 1),
+            ("bias", [weights[part[2]] for part in found], 0),
+        ):
+            values = np.concatenate([numpy_helper.to_array(tensor) for tensor in tensors], axis=axis)
+            graph.initializer.append(numpy_helper.from_array(values, f"{prefix}.{kind}"))
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        new = helper.make_node(
+            "Attention",
+            [found[0][0], f"{prefix}.weight", f"{prefix}.bias", node.input[4]],
+            list(node.output),
+            name=node.name,
+            domain=_DOMAIN,
+            **attributes,
+        )
+        node.CopyFrom(new)
+        joined += 1
+    _drop_unused(graph)
+    return joined
+
+
+def _projection(
+    name: str, producers: Mapping[str, onnx.NodeProto], weights: Mapping[str, onnx.TensorProto]
+) -> tuple[str, str, str] | None:
+    """Input, weight and bias of the projection that a tensor is, or None when it is something else."""
+    node = producers.get(name)
+    while node is not None and node.op_type == "Reshape":  # heads split and merged again
+        node = producers.get(node.input[0])
+    if node is None or node.op_type != "Add":
+        return None
+    for bias, product in (tuple(node.input), tuple(reversed(node.input))):
+        matmul = producers.get(product)
+        if bias in weights and matmul is not None and matmul.op_type == "MatMul" and matmul.input[1] in weights:
+            return matmul.input[0], matmul.input[1], bias
+    return None
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes and weights that no output depends on, in place."""
     while True:
         used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}

@@ -73,7 +73,6 @@ def export_fp32(model: PairClassifier, tokenizer: Tokenizer, file: Path) -> None
             verbose=False,
         )
     graph = program.model_proto
-    fusion.join_projections(graph)
     onnx.save(graphs.optimise(graph), str(file))
 
 

@@ -12,7 +12,7 @@ import torch
 from graph_builders import Logits, exported, make_model, rows, scores
 from onnx import TensorProto, helper, numpy_helper
 
-from evaluators.graders import fusion
+from evaluators.graders import fusion, graphs
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
@@ -26,7 +26,7 @@ def test_fused_attention_computes_what_the_model_computes(family):
         with torch.inference_mode():
             expected[lengths] = Logits(model)(*rows(*lengths)).numpy()
         assert np.abs(scores(graph, *rows(*lengths)) - expected[lengths]).max() < 1e-5
-    assert fusion.join_projections(graph) == 2
+    assert graphs.join_projections(graph) == 2
     after = Counter(node.op_type for node in graph.graph.node)
     assert (after["MultiHeadAttention"], after["Attention"]) == (0, 2)
     for lengths, logits in expected.items():
@@ -102,6 +102,6 @@ def run(graph: onnx.ModelProto) -> np.ndarray:
 def test_projections_are_joined_only_where_they_are_of_one_input_and_complete(query, bias, joined):
     graph = attention_graph(query, bias=bias)
     before = run(graph)
-    assert fusion.join_projections(graph) == joined
+    assert graphs.join_projections(graph) == joined
     real = np.arange(5) < np.array([[5], [3]])  # what padding gives is nobody's business
     assert np.abs((run(graph) - before)[real]).max() < 1e-5
