@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -25,23 +26,26 @@ from checkpoint_builders import make_config, make_tokenizer
 _LIMIT_GB = 3.0
 _VOCABULARY = 128_100
 _MEASURE = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from evaluators.graders.interface import GradingItem
 from evaluators.graders.onnx import OnnxGrader
+def largest():
+    # Of this process alone: getrusage counts what the process that started this one had.
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 grader = OnnxGrader(Path(sys.argv[1]), threads=int(sys.argv[3]), provider="cpu")
-loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+loaded = largest()
 answers = [f"{n} " + "the house and the garden " * 400 for n in range(int(sys.argv[2]))]
 items = [GradingItem(probe="What is it?", answer=answer) for answer in answers]
 begin = time.perf_counter()
 outcomes = grader.grade(items, lambda *_: None)
 took = time.perf_counter() - begin
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = largest()
 print(json.dumps({"loaded": loaded, "peak": peak, "seconds": took, "outcomes": len(outcomes)}))
 """
 
 
-def make_large(directory: Path, layers: int) -> int:
+def make_large(directory: Path, layers: int, rows: list[dict[str, str]]) -> int:
     """Save a DeBERTa-v2 of the large size with random weights. Returns how many it has."""
     import torch
     import transformers
@@ -61,8 +65,16 @@ def make_large(directory: Path, layers: int) -> int:
         setattr(config, name, value)
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    # Scores that differ, with the threshold in the widest gap of their middle half: some of each label, none near it.
+    encoded = tokenizer(
+        [row["probe"] for row in rows], [row["answer"] for row in rows], padding=True, return_tensors="pt"
+    )
     with torch.no_grad():
-        model.classifier.weight.mul_(50)  # answers that differ, so that labels can be compared at all
+        model.classifier.weight.mul_(50)
+        logits = model(**encoded).logits
+        middle = (logits[:, 1] - logits[:, 0]).sort().values[len(rows) // 4 : -len(rows) // 4]
+        widest = int(middle.diff().argmax())
+        model.classifier.bias[1] -= (middle[widest] + middle[widest + 1]) / 2
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return sum(one.numel() for one in model.parameters())
@@ -76,9 +88,16 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        count = make_large(root / "model", options.layers)
+        words = random.Random(5)
+        rows = [
+            {
+                "probe": f"What is {n}?",
+                "answer": " ".join(words.choices(("the", "house", "and", "garden", "no"), k=3 * n)),
+            }
+            for n in range(1, 21)
+        ]
+        count = make_large(root / "model", options.layers, rows)
         texts = root / "texts.jsonl"
-        rows = [{"probe": f"What is {n}?", "answer": f"It is {n} times the house and the garden."} for n in range(20)]
         texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         begin = time.perf_counter()
         (made,) = export_grader(
