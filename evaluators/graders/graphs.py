@@ -163,7 +163,8 @@ class _OneToken:
         if not length or len(node.output) != 1:
             return False
         if _attends(node):
-            return node.input[0] in self._length
+            # Beyond the lengths of rows: a bias of each query, or keys of before.
+            return node.input[0] in self._length and not any(node.input[5:])
         if node.domain:
             return False
         match node.op_type:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer
 
+from evaluators.graders import onnx as onnx_grader
 from evaluators.graders.graph_header import opset_of
 from evaluators.graders.interface import Graded, GradingItem, NotGraded
 from evaluators.graders.onnx import OnnxGrader, read_grader_file
@@ -81,6 +82,36 @@ def test_probability_does_not_depend_on_the_other_items(grader_directory, precis
     together = grade(grader, *pairs)
     assert together == [grade(grader, pair)[0] for pair in pairs]
     assert together == grade(grader, *reversed(pairs))[::-1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_threads_change_no_probability_and_no_order(grader_directory, precision):
+    directory = grader_directory(precision=precision)
+    items = [GradingItem(probe="bad", answer="word " * n + ("boom" if n % 3 else "fine")) for n in range(60)]
+    seen: list[tuple[int, int]] = []
+    several = OnnxGrader(directory, threads=4, batch_tokens=1)
+    outcomes = several.grade(items, lambda done, of: seen.append((done, of)))
+    assert outcomes == OnnxGrader(directory, threads=1, batch_tokens=1).grade(items, lambda *_: None)
+    assert seen == sorted(seen) and seen[-1] == (60, 60)
+
+
+def test_batch_that_fails_ends_the_others_and_is_told(grader_directory, monkeypatch):
+    grader = OnnxGrader(grader_directory(), threads=2, batch_tokens=1)
+    run, started = grader._run, []
+
+    def failing(columns):
+        started.append(len(started))
+        if len(started) == 3:
+            raise RuntimeError("no memory left")
+        return run(columns)
+
+    monkeypatch.setattr(grader, "_run", failing)
+    items = [GradingItem(probe="bad", answer=f"{'word ' * n}boom") for n in range(300)]
+    with pytest.raises(AssessmentError, match="got: no memory left"):
+        grader.grade(items, lambda *_: None)
+    assert len(started) < 300
+    monkeypatch.setattr(grader, "_run", run)
+    assert len(grader.grade(items, lambda *_: None)) == 300
 
 
 def test_nothing_to_grade_gives_nothing(grader_directory):
@@ -441,6 +472,28 @@ def test_provider_that_the_session_did_not_get_is_refused(grader_directory, monk
 def test_auto_records_the_provider_that_the_session_has(grader_directory):
     grader = OnnxGrader(grader_directory(), provider="auto")
     assert grader.identity.runtime.split()[2] == grader._session.get_providers()[0]
+
+
+def test_auto_that_ends_on_the_cpu_loads_the_graph_as_for_a_cpu(grader_directory, monkeypatch):
+    # A driver whose libraries do not fit: the build has CUDA, the session silently gets none.
+    monkeypatch.setattr(onnx_grader, "_NVIDIA_DRIVER", (Path("/"),))
+    asked = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, graph, options, providers, disabled_optimizers):
+            asked.append(([name for name, _ in providers], disabled_optimizers))
+            super().__init__(graph, options, ["CPUExecutionProvider"], disabled_optimizers=disabled_optimizers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    grader = OnnxGrader(grader_directory(), provider="auto")
+    assert grader.identity.runtime.split()[2] == "CPUExecutionProvider"
+    assert asked == [
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], []),
+        (["CPUExecutionProvider"], onnx_grader.SLOWER_ON_CPU),
+    ]
 
 
 def test_importing_graders_loads_no_heavy_package():
