@@ -209,7 +209,7 @@ class OnnxGrader:
     Windows are scored once however often they occur, sorted by length and batched up to a budget of tokens; the next
     hundreds of answers are tokenised while some are scored. Dynamically quantised graphs take the range of a whole
     batch for their activations, so with `precision: int8` each window is a batch of its own: the probability of an
-    answer then does not depend on its company, and on CPU it costs next to nothing
+    answer then does not depend on its company, for a sixth more time on a CPU
     (`tests/benchmarks/bench_graders.py`).
 
     Args:
