@@ -435,7 +435,7 @@ def _exported(checkpoint: Checkpoint, max_tokens: int) -> onnx.ModelProto:
 def _write_precision(fp32: Path, file: Path, precision: str) -> None:
     match precision:
         case "fp32":
-            shutil.copyfile(fp32, file)
+            graphs.save(onnx.load(str(fp32)), file)
         case "fp16":
             graphs.round_fp16(fp32, file)
         case "int8":

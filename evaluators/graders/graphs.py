@@ -25,6 +25,24 @@ _TOKENS = 1
 """The axis of tokens in a tensor of (rows, tokens, width)."""
 
 
+_IN_ONE_FILE = 200_000_000
+"""Bytes up to which weights stand in the graph's own file, which is read into memory whole before it is loaded."""
+
+
+def save(graph: onnx.ModelProto, file: Path) -> None:
+    """Write a graph; large weights into `NAME_data` beside it, from where ONNX Runtime maps them."""
+    if graph.ByteSize() <= _IN_ONE_FILE:
+        onnx.save(graph, str(file))
+        return
+    onnx.save(graph, str(file), save_as_external_data=True, location=data_of(file).name)
+    data_of(file).chmod(file.stat().st_mode)  # onnx lets only its own user read it
+
+
+def data_of(file: Path) -> Path:
+    """Where the weights of a graph are that do not stand in its file."""
+    return file.with_name(f"{file.name}_data")
+
+
 def optimise(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The same function, for a CPU: nodes joined where that helps, and nothing computed that is not read."""
     _cancel_reshapes(graph.graph)
@@ -55,12 +73,14 @@ def quantise_int8(fp32: Path, file: Path) -> None:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
     onnx.checker.check_model(str(file))
+    if file.stat().st_size > _IN_ONE_FILE:
+        save(onnx.load(str(file)), file)
 
 
 def round_fp16(fp32: Path, file: Path) -> None:
     """Half precision inside, single at the inputs and outputs; fused for a GPU."""
     fused = _fused(onnx.load(str(fp32)), on_gpu=True)
-    onnx.save(float16.convert_float_to_float16(fused, keep_io_types=True), str(file))
+    save(float16.convert_float_to_float16(fused, keep_io_types=True), file)
 
 
 def _fused(graph: onnx.ModelProto, *, on_gpu: bool) -> onnx.ModelProto:

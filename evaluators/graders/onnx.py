@@ -8,6 +8,7 @@ is the business of `catalogue.py`; how good one is, of its model card.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -57,6 +58,7 @@ SLOWER_ON_CPU = ["SkipLayerNormFusion", "BiasGeluFusion"]
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _BATCH_TOKENS = {"cpu": 256, "gpu": 16384}
 """Measured (PERFORMANCE.md, bench_peers.py): small batches stay in a CPU's cache, large ones fill a GPU."""
+_PIECE = 1 << 20
 _CHUNK = 512
 """Items whose windows are sorted together; the next ones are tokenised while these are scored."""
 
@@ -243,11 +245,10 @@ class OnnxGrader:
         self._file = read_grader_file(self._directory)
         self._one_by_one = self._file.precision == "int8" if one_by_one is None else one_by_one
 
-        contents = {name: self._read_verified(name, sha256) for name, sha256 in self._file.files.items()}
-        self._tokenizer = self._load_tokenizer(contents[self._file.tokenizer])
+        self._tokenizer = self._load_tokenizer(self._read_verified(self._file.tokenizer))
         self._layout = self._find_layout()
         self._room()  # refuses a window that has no place for the answer, before any graph is loaded
-        self._session, ran, version = self._load_session(contents, provider)
+        self._session, ran, version = self._load_session(self._read_verified(self._file.model), provider)
         self._on_gpu = ran != _CPU
         self._streams = 1 if self._on_gpu else threads
         self._batch_tokens = batch_tokens or _BATCH_TOKENS["gpu" if self._on_gpu else "cpu"]
@@ -315,21 +316,29 @@ class OnnxGrader:
 
     # -- loading ------------------------------------------------------------------------------------------------------
 
-    def _read_verified(self, name: str, sha256: str) -> bytes:
-        path = self._directory / name
+    def _read_verified(self, name: str) -> bytes:
+        content = io.BytesIO()
+        self._copy_verified(name, content)
+        return content.getvalue()
+
+    def _copy_verified(self, name: str, into: BinaryIO) -> None:
+        """Copy a file that grader.yaml lists, in pieces: weights are larger than memory has room for twice."""
+        path, sha256 = self._directory / name, self._file.files[name]
+        digest = hashlib.sha256()
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+                    _write(into, piece, path)
         except OSError as err:
             raise AssessmentError(
                 f"{path}: expected a file that grader.yaml lists, got: {err.strerror}. Restore the grader's directory."
             ) from err
-        found = hashlib.sha256(content).hexdigest()
-        if found != sha256:
+        if digest.hexdigest() != sha256:
             raise AssessmentError(
-                f"{path}: expected sha256 {sha256}, got {found}. The file is not the one that this grader was measured "
-                "with; restore it, or describe the new one as a new grader version."
+                f"{path}: expected sha256 {sha256}, got {digest.hexdigest()}. The file is not the one that this grader "
+                "was measured with; restore it, or describe the new one as a new grader version."
             )
-        return content
 
     def _load_tokenizer(self, content: bytes) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer  # heavy, and not needed by rule graders
@@ -372,9 +381,7 @@ class OnnxGrader:
             types=(type_before, type_between, type_after),
         )
 
-    def _load_session(
-        self, contents: dict[str, bytes], provider: Provider
-    ) -> tuple[onnxruntime.InferenceSession, str, str]:
+    def _load_session(self, model: bytes, provider: Provider) -> tuple[onnxruntime.InferenceSession, str, str]:
         import onnxruntime  # heavy, and not needed by rule graders
 
         if provider != "auto" and provider not in _PROVIDERS:
@@ -403,26 +410,26 @@ class OnnxGrader:
         path = self._directory / self._file.model
         providers = [(name, _PROVIDER_OPTIONS.get(name, {})) for name in wanted]
         # The verified bytes are what runs, external weights included: a graph may name any file for them, so it finds
-        # only those that grader.yaml lists, as they were when they were verified. Mapped files may be held beyond this.
+        # only those that grader.yaml lists, as they were when they were verified. ONNX Runtime maps these copies, also
+        # beyond this, and reads of them what it needs.
         with tempfile.TemporaryDirectory(prefix="grader-", ignore_cleanup_errors=True) as folder:
-            for name in set(contents) - {self._file.model, self._file.tokenizer}:
-                Path(folder, name).write_bytes(contents[name])
+            for name in set(self._file.files) - {self._file.model, self._file.tokenizer}:
+                with Path(folder, name).open("wb") as copy:
+                    self._copy_verified(name, copy)
             options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
             try:
                 session = onnxruntime.InferenceSession(
-                    contents[self._file.model],
+                    model,
                     options,
                     providers=providers,
                     disabled_optimizers=SLOWER_ON_CPU if wanted == [_CPU] else [],
                 )
             except Exception as err:  # the package raises classes of its own, without a common root
-                raise AssessmentError(
-                    f"{path}: {_unloadable(err, onnxruntime.__version__, opset_of(contents[self._file.model]))}"
-                ) from err
+                raise AssessmentError(f"{path}: {_unloadable(err, onnxruntime.__version__, opset_of(model))}") from err
         ran = session.get_providers()[0]
         if provider == "auto" and ran == _CPU and wanted != [_CPU]:
             # Loaded for a GPU, which joins other nodes: what ran on a CPU must give what a CPU gives.
-            return self._load_session(contents, "cpu")
+            return self._load_session(model, "cpu")
         if provider != "auto" and ran != wanted[0]:
             raise AssessmentError(
                 f"grader {self._file.name}: expected {wanted[0]}, got {ran}. The provider is built in but its "
@@ -661,6 +668,16 @@ class OnnxGrader:
             )
         negative, positive = LABELS[self._file.axis]
         return Graded(label=positive if probability >= self._file.threshold else negative, probability=probability)
+
+
+def _write(copy: BinaryIO, piece: bytes, path: Path) -> None:
+    try:
+        copy.write(piece)
+    except OSError as err:
+        raise AssessmentError(
+            f"{path}: expected room for a copy of it in {tempfile.gettempdir()}, where its verified bytes are read "
+            f"from, got: {err.strerror}. Make room there, or set TMPDIR to a directory on a disk."
+        ) from err
 
 
 def _unloadable(err: Exception, version: str, opset: int | None) -> str:

@@ -77,12 +77,18 @@ def export_fp32(model: PairClassifier, tokenizer: Tokenizer, file: Path) -> None
 
 
 def write_grader(directory: Path, model: Path, tokenizer: Tokenizer, description: Mapping[str, Any]) -> None:
-    """Write model, tokenizer and `grader.yaml` with their sha256."""
+    """Write model, tokenizer and `grader.yaml` with the sha256 of each file.
+
+    Args:
+        model: A graph with its weights; copied when it is not `model.onnx` of the directory, which may also have its
+            weights in a file of their own.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     if model != directory / "model.onnx":
         shutil.copyfile(model, directory / "model.onnx")
     (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
-    files = {name: _sha256(directory / name) for name in ("model.onnx", "tokenizer.json")}
+    parts = (directory / "model.onnx", graphs.data_of(directory / "model.onnx"), directory / "tokenizer.json")
+    files = {file.name: _sha256(file) for file in parts if file.is_file()}
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 120
@@ -115,4 +121,5 @@ def graded_scores(grader: OnnxGrader, items: Sequence[GradingItem]) -> list[floa
 
 
 def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from checkpoint_builders import FAMILIES, make_checkpoint
 from safetensors.torch import load_file, save_file
 
 from evaluators.graders import export as exporting
+from evaluators.graders import graphs
 from evaluators.graders.catalogue import load_grader
 from evaluators.graders.checkpoint import open_checkpoint
 from evaluators.graders.export import Bound, ExportRequest, export_grader
@@ -114,6 +115,23 @@ def test_every_family_keeps_its_labels_in_every_precision(published, tmp_path, f
         assert record["texts"]["labelled"] == 240 and record["texts"]["balanced_accuracy"] > 0.6
     nodes = {node.op_type for node in onnx.load(str(made[0].directory / "model.onnx")).graph.node}
     assert ("Attention" in nodes) == (fused == "fused")
+
+
+def test_large_weights_stand_beside_the_graph_and_change_nothing(published, tmp_path, monkeypatch):
+    precisions = ("fp32", "fp16", "int8")
+    whole = export(published("bert"), tmp_path / "whole", precisions=precisions)
+    monkeypatch.setattr(graphs, "_IN_ONE_FILE", 1000)
+    apart = export(published("bert"), tmp_path / "apart", precisions=precisions)
+    items = [text.item for text in shipped_texts("refusal").texts[:30]]
+    for one, other in zip(whole, apart, strict=True):
+        files = {path.name: path for path in other.directory.iterdir()}
+        assert sorted(files) == ["grader.yaml", "model.onnx", "model.onnx_data", "parity.json", "tokenizer.json"]
+        assert files["model.onnx_data"].stat().st_size > 10_000
+        assert files["model.onnx_data"].stat().st_mode == files["model.onnx"].stat().st_mode, "others may not read it"
+        assert sorted(read_grader_file(other.directory).files) == ["model.onnx", "model.onnx_data", "tokenizer.json"]
+        assert other.digest != one.digest, "the digest covers every file"
+        graded = [OnnxGrader(made.directory, provider="cpu").grade(items, lambda *_: None) for made in (one, other)]
+        assert graded[0] == graded[1]
 
 
 def test_record_names_the_checkpoint_and_the_texts_by_digest(published, few_texts, tmp_path):

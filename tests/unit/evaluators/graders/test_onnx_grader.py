@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -362,6 +363,21 @@ def test_weights_that_grader_yaml_does_not_list_are_not_read_wherever_they_lie(
     list_files(directory, *beside)
     monkeypatch.chdir(directory)  # where ONNX Runtime looks for the weights of a graph that it is given as bytes
     assert "external weights are read only from files that grader.yaml lists" in refused(directory)
+
+
+def test_no_room_for_the_copy_of_the_weights_is_said(grader_directory, make_model):
+    directory = with_external_weights(grader_directory(), make_model)
+    with (directory / "weights.bin").open("ab") as file:
+        file.write(bytes(3 << 20))
+    list_files(directory, "weights.bin")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # what a full disk is to whoever writes
+    try:
+        message = refused(directory)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert message.startswith(f"{directory}/weights.bin: expected room for a copy of it in ")
+    assert "set TMPDIR to a directory on a disk" in message
 
 
 def test_changed_file_is_refused(grader_directory):
