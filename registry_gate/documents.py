@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,10 +30,12 @@ from ruamel.yaml.events import (
     CollectionEndEvent,
     CollectionStartEvent,
     DocumentStartEvent,
+    Event,
     MappingStartEvent,
     NodeEvent,
     ScalarEvent,
 )
+from ruamel.yaml.parser import RoundTripParser
 
 from registry_gate.errors import PolicyError
 
@@ -223,57 +226,13 @@ def read_documents(path: Path) -> list[RawDocument]:
 
 def parse_documents(data: bytes, file: str) -> list[RawDocument]:
     """Parse bytes into documents. See `read_documents`."""
-
-    def refuse(line: int, message: str) -> DocumentError:
-        return DocumentError([Problem(file=file, line=line, key="", message=message)])
-
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise refuse(0, f"expected at most {MAX_DOCUMENT_BYTES} bytes, got {len(data)}: split the file")
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if data.startswith(mark):
-            raise refuse(
-                1, f"expected UTF-8 text without a byte order mark, got one of {encoding}: save it as plain UTF-8"
-            )
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as err:
-        raise refuse(
-            data[: err.start].count(b"\n") + 1,
-            f"expected UTF-8 text, got byte 0x{data[err.start]:02x}: save it as UTF-8",
-        ) from err
-    if (odd := _MISLEADING.search(text)) is not None:
-        what = "the invisible character" if odd[0].isprintable() or ord(odd[0]) > 0x9F else "the control character"
-        raise refuse(
-            text[: odd.start()].count("\n") + 1,
-            f"expected valid YAML, got: {what} U+{ord(odd[0]):04X}, which shows text otherwise than it is: take it out",
-        )
-    try:
-        for line, message in _not_plain(text):
-            raise refuse(line, message)
-        loader = YAML(typ="rt", pure=True)
-        loader.Constructor = _Constructor
-        loader.allow_duplicate_keys = False
-        parsed = [doc for doc in loader.load_all(io.StringIO(text)) if doc is not None]
-    except DocumentError:
-        raise
-    except MarkedYAMLError as err:
-        line = err.problem_mark.line + 1 if err.problem_mark is not None else 0
-        # Of a key that stands there twice the parser quotes both values, however long.
-        problem = str(err.problem or err).split("\n")[0].split(" with value ")[0][:MAX_QUOTED]
-        hint = " (indent with spaces, not tabs)" if "\\t" in problem or "tab" in problem else ""
-        raise refuse(line, f"expected valid YAML, got: {problem}{hint}") from err
-    except Exception as err:  # whatever else the parser may raise
-        raise refuse(
-            0,
-            f"expected valid YAML, got: {str(err).splitlines()[0][:MAX_QUOTED] if str(err) else type(err).__name__}",
-        ) from err
-    if not parsed:
-        raise refuse(0, "expected a YAML document, got an empty file")
+        parsed = _parsed(data)
+    except _RefusedError as err:
+        raise DocumentError([Problem(file=file, line=err.line, key="", message=err.message)]) from err
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     documents = []
     for number, doc in enumerate(parsed):
-        if not isinstance(doc, CommentedMap):
-            raise refuse(1, f"expected a mapping with apiVersion, kind, metadata and spec, got {_what(doc)}")
         name = file if len(parsed) == 1 else f"{file}#{number + 1}"
         raw = RawDocument(file=name, data=doc, digest=digest)
         problems = [raw.problem(location, message) for location, message in _odd_values(doc, ())]
@@ -281,6 +240,71 @@ def parse_documents(data: bytes, file: str) -> list[RawDocument]:
             raise DocumentError(problems)
         documents.append(raw)
     return documents
+
+
+class _RefusedError(Exception):
+    """Bytes that are no plain YAML documents: the 1-based line, 0 for all of them, and what was expected and came."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.message = message
+
+
+@lru_cache(maxsize=64)
+def _parsed(data: bytes) -> tuple[CommentedMap, ...]:
+    """The documents in some bytes; remembered, because a set is read again whenever one of its files changes.
+
+    What is returned is shared: nobody may change it.
+
+    Raises:
+        _RefusedError: The bytes are no plain YAML of mappings.
+    """
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise _RefusedError(0, f"expected at most {MAX_DOCUMENT_BYTES} bytes, got {len(data)}: split the file")
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise _RefusedError(
+                1, f"expected UTF-8 text without a byte order mark, got one of {encoding}: save it as plain UTF-8"
+            )
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise _RefusedError(
+            data[: err.start].count(b"\n") + 1,
+            f"expected UTF-8 text, got byte 0x{data[err.start]:02x}: save it as UTF-8",
+        ) from err
+    if (odd := _MISLEADING.search(text)) is not None:
+        what = "the invisible character" if odd[0].isprintable() or ord(odd[0]) > 0x9F else "the control character"
+        raise _RefusedError(
+            text[: odd.start()].count("\n") + 1,
+            f"expected valid YAML, got: {what} U+{ord(odd[0]):04X}, which shows text otherwise than it is: take it out",
+        )
+    try:
+        loader = YAML(typ="rt", pure=True)
+        loader.Parser = _PlainParser
+        loader.Constructor = _Constructor
+        loader.allow_duplicate_keys = False
+        parsed = [doc for doc in loader.load_all(io.StringIO(text)) if doc is not None]
+    except _RefusedError:
+        raise
+    except MarkedYAMLError as err:
+        line = err.problem_mark.line + 1 if err.problem_mark is not None else 0
+        # Of a key that stands there twice the parser quotes both values, however long.
+        problem = str(err.problem or err).split("\n")[0].split(" with value ")[0][:MAX_QUOTED]
+        hint = " (indent with spaces, not tabs)" if "\\t" in problem or "tab" in problem else ""
+        raise _RefusedError(line, f"expected valid YAML, got: {problem}{hint}") from err
+    except Exception as err:  # whatever else the parser may raise
+        raise _RefusedError(
+            0,
+            f"expected valid YAML, got: {str(err).splitlines()[0][:MAX_QUOTED] if str(err) else type(err).__name__}",
+        ) from err
+    if not parsed:
+        raise _RefusedError(0, "expected a YAML document, got an empty file")
+    for doc in parsed:
+        if not isinstance(doc, CommentedMap):
+            raise _RefusedError(1, f"expected a mapping with apiVersion, kind, metadata and spec, got {_what(doc)}")
+    return tuple(parsed)
 
 
 _BYTE_ORDER_MARKS = {
@@ -312,48 +336,59 @@ class _Constructor(RoundTripConstructor):
             raise ConstructorError(None, None, problem, node.start_mark) from err
 
 
-def _not_plain(text: str) -> Iterator[tuple[int, str]]:
-    """(line, message) of everything by which YAML says more than it shows, before anything is built from it."""
-    values = 0
-    # Of each open collection: whether it is a mapping, and how many nodes it has. In a mapping every other is a key.
-    opened: list[tuple[bool, int]] = []
-    for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
-        line = event.start_mark.line + 1
+class _PlainParser(RoundTripParser):
+    """Refuses everything by which YAML says more than it shows, before anything is built from it.
+
+    Raises:
+        _RefusedError: When the first such thing is taken from the parser.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader)
+        self._values = 0
+        # Of each open collection: whether it is a mapping, and how many nodes it has. Every other of those is a key.
+        self._opened: list[tuple[bool, int]] = []
+
+    def get_event(self) -> Any:
+        event = super().get_event()
+        if event is not None and (message := self._refused(event)) is not None:
+            raise _RefusedError(event.start_mark.line + 1, message)
+        return event
+
+    def _refused(self, event: Event) -> str | None:
         if isinstance(event, DocumentStartEvent) and (event.version is not None or event.tags):
-            yield (
-                line,
-                "expected plain YAML, got a directive (%YAML or %TAG), which changes what values mean: leave it out",
-            )
+            return "expected plain YAML, got a directive (%YAML or %TAG), which changes what values mean: leave it out"
         if isinstance(event, CollectionEndEvent):
-            opened.pop()
+            self._opened.pop()
         if not isinstance(event, NodeEvent):
-            continue
+            return None
+        opened = self._opened
         is_key = bool(opened) and opened[-1][0] and opened[-1][1] % 2 == 0
         if opened:
             opened[-1] = (opened[-1][0], opened[-1][1] + 1)
-        values += 1
-        if values > MAX_VALUES:
-            yield line, f"expected at most {MAX_VALUES} keys and values in a file, got more: split it"
+        self._values += 1
+        if self._values > MAX_VALUES:
+            return f"expected at most {MAX_VALUES} keys and values in a file, got more: split it"
         # Anchors can multiply a small file into gigabytes ("billion laughs") and hide what a rule says.
         if isinstance(event, AliasEvent):
-            yield line, f"expected plain YAML, got an alias (*{event.anchor}): write the value out"
-            continue
+            return f"expected plain YAML, got an alias (*{event.anchor}): write the value out"
         if event.anchor is not None:
-            yield line, f"expected plain YAML, got an anchor (&{event.anchor}): write every value out where it belongs"
+            return f"expected plain YAML, got an anchor (&{event.anchor}): write every value out where it belongs"
         tag = getattr(event, "tag", None)
         if tag is not None:
-            yield line, f"expected plain YAML, got a tag ({_shown(str(tag))}): write the value alone"
+            return f"expected plain YAML, got a tag ({_shown(str(tag))}): write the value alone"
         if isinstance(event, CollectionStartEvent):
             if is_key:
-                yield line, "expected a key that is a word, got a list or mapping"
+                return "expected a key that is a word, got a list or mapping"
             opened.append((isinstance(event, MappingStartEvent), 0))
             if len(opened) > MAX_NESTING:
-                yield line, f"expected at most {MAX_NESTING} levels, got more"
+                return f"expected at most {MAX_NESTING} levels, got more"
         if isinstance(event, ScalarEvent) and event.style is None:
             if event.value == "<<":
-                yield line, "expected plain YAML, got a merge key (<<): write every key out where it belongs"
+                return "expected plain YAML, got a merge key (<<): write every key out where it belongs"
             if _LONG_NUMBER.fullmatch(event.value):
-                yield line, _too_long(event.value)
+                return _too_long(event.value)
+        return None
 
 
 def _too_long(number: object) -> str:
