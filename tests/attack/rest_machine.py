@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import hypothesis
 import requests
 from attack_world import BrokenError
 from conftest import Server
@@ -314,24 +315,26 @@ class RestAttack(RuleBasedStateMachine):
         self._check("overwrite")
 
 
-def run_rest(attacked: Attacked, *, sequences: int, steps: int, seeded: bool) -> None:
+def run_rest(attacked: Attacked, *, sequences: int, steps: int, seed: int | None = None) -> None:
     """Run sequences against a server.
 
     Args:
         attacked: The server; each sequence uses models of its own on it.
         sequences: How many.
         steps: Most steps of each.
-        seeded: The same sequences at every run.
+        seed: The same sequences at every run with it; others each time without.
 
     Raises:
         BrokenError: A pointer is there that should not be, or an answer is not what it has to be.
     """
+    machine = type("RestAttack", (RestAttack,), {"attacked": attacked})
+    if seed is not None:
+        hypothesis.seed(seed)(machine)
     run_state_machine_as_test(
-        type("RestAttack", (RestAttack,), {"attacked": attacked}),
+        machine,
         settings=settings(
             max_examples=sequences,
             stateful_step_count=steps,
-            derandomize=seeded,
             database=None,
             deadline=None,
             phases=[Phase.generate],

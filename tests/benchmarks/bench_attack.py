@@ -1,6 +1,6 @@
 """How hard the gate was attacked: thousands of arbitrary sequences against the real store, none of which gets through.
 
-    python tests/benchmarks/bench_attack.py [--sequences 5000] [--steps 25] [--seed-fixed]
+    python tests/benchmarks/bench_attack.py [--sequences 5000] [--steps 25] [--seed N]
 
 Prints how many sequences, steps and calls were made, by kind and outcome. Ends with exit code 1 and the shortest
 sequence that was found when one of them breaks the invariant of `tests/attack/attack_world.py`.
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--sequences", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=25, help="most steps of a sequence")
-    parser.add_argument("--seed-fixed", action="store_true", help="the same sequences at every run")
+    parser.add_argument("--seed", type=int, help="the same sequences at every run with it")
     options = parser.parse_args()
     logging.disable(logging.ERROR)  # MLflow and the gate tell about every refused call
     warnings.simplefilter("ignore")
@@ -37,7 +37,8 @@ def main() -> None:
         while done < options.sequences and not broken:
             portion = min(1000, options.sequences - done)
             try:
-                run(attacked, sequences=portion, steps=options.steps, seeded=options.seed_fixed)
+                seed = None if options.seed is None else options.seed + done
+                run(attacked, sequences=portion, steps=options.steps, seed=seed)
             except AssertionError:
                 traceback.print_exc()
                 broken = True

@@ -41,7 +41,7 @@ def main() -> None:
             mlflow.set_tracking_uri(server.uri)
             attacked, begin, held = Attacked(server), time.monotonic(), True
             try:
-                run_rest(attacked, sequences=options.sequences, steps=options.steps, seeded=False)
+                run_rest(attacked, sequences=options.sequences, steps=options.steps)
                 assert_invariant(server)
             except AssertionError:
                 traceback.print_exc()
